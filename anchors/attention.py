@@ -1,0 +1,194 @@
+"""Which sentences later sentences look back at: vertical scores, receiver heads, and what those heads do.
+
+1. A[l, h, i, j] is the mean attention weight from the tokens of sentence i to those of sentence j.
+2. The vertical score of j is the mean of A[i, j] over sentences i >= j + proximity.
+3. A head is a receiver head when its vertical scores are peaked: the highest Fisher kurtosis over sentences.
+4. Attention falls with distance, so a score is read against sources at the same distances (a recency-matched null).
+Source: Thought Anchors (2506.19143), section 4; definitions in its released `attention_analysis`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from anchors.models.base import WhiteBox
+from anchors.scores import Scores, method
+from anchors.trace import Trace
+
+Heads = Sequence[tuple[int, int]]
+
+
+def vertical_scores(
+    attention: Float[np.ndarray, "*head target source"], *, proximity: int = 4
+) -> Float[np.ndarray, "*head source"]:
+    """Mean attention to each sentence from sentences at least `proximity` later; NaN for the last ones.
+
+    vertical(j) = mean over i >= j + proximity of A[i, j].
+
+    >>> vertical_scores(np.tril(np.ones((3, 3))), proximity=1)
+    array([ 1.,  1., nan])
+    """
+    if proximity < 1:
+        raise ValueError(f"proximity is {proximity}; a sentence cannot receive from itself, use 1 or more")
+    size = attention.shape[-1]
+    far = np.tri(size, size, -proximity, dtype=bool)
+    kept = np.where(far & ~np.isnan(attention), attention, 0.0).sum(-2)
+    count = (far & ~np.isnan(attention)).sum(-2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(count > 0, kept / count, np.nan)
+
+
+def fisher_kurtosis(scores: Float[np.ndarray, "*head source"]) -> Float[np.ndarray, "*head"]:
+    """Excess kurtosis over sentences, biased, NaN omitted: m4 / m2^2 - 3. NaN with fewer than 4 measured sentences."""
+    centred = scores - np.nanmean(scores, -1, keepdims=True)
+    second, fourth = np.nanmean(centred**2, -1), np.nanmean(centred**4, -1)
+    enough = (~np.isnan(scores)).sum(-1) >= 4
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(enough & (second > 0), fourth / second**2 - 3, np.nan)
+
+
+def top_heads(kurtosis: Float[np.ndarray, "layer head"], *, top: int) -> list[tuple[int, int]]:
+    """The (layer, head) pairs of highest kurtosis, best first; heads without one are never chosen."""
+    flat = np.where(np.isnan(kurtosis), -np.inf, kurtosis).ravel()
+    order = [i for i in np.argsort(-flat, kind="stable")[:top] if np.isfinite(flat[i])]
+    return [(int(i // kurtosis.shape[1]), int(i % kurtosis.shape[1])) for i in order]
+
+
+@method("attention", needs="model", unit="attention weight")
+def receiver_heads(
+    trace: Trace,
+    model: WhiteBox,
+    *,
+    top: int = 20,
+    proximity: int = 4,
+    heads: Heads | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Scores:
+    """Mean vertical score of each sentence over the receiver heads (Thought Anchors, 2506.19143, section 4).
+
+    `heads` fixes the heads, for instance to those found on other traces with `shared_receiver_heads`; by default they
+    are chosen on this trace, which makes its own peaks look sharper. At most a quarter of all heads are chosen.
+    The interval is a bootstrap over later sentences, `p` and `floor` come from sources at the same distances.
+    extras: `kurtosis` [layer, head], `heads` [head, 2], `vertical` [layer, head, source], `attention` [target, source].
+
+    Raises:
+        ValueError: the trace has no more than `proximity` sentences.
+    """
+    if len(trace) <= proximity:
+        raise ValueError(f"the trace has {len(trace)} sentences; receiver scores need more than proximity={proximity}")
+    attention = model.pooled_attention(trace.text, trace.spans).double().numpy()
+    vertical = vertical_scores(attention, proximity=proximity)
+    kurtosis = fisher_kurtosis(vertical)
+    chosen = list(heads) if heads is not None else top_heads(kurtosis, top=min(top, max(1, kurtosis.size // 4)))
+    if not chosen:
+        chosen = [(layer, head) for layer in range(kurtosis.shape[0]) for head in range(kurtosis.shape[1])]
+    mean = np.mean([attention[layer, head] for layer, head in chosen], axis=0)
+    low, high, n = _row_bootstrap(mean, proximity, resamples, seed)
+    p, floor = _recency_null(mean, proximity, resamples, seed)
+    return Scores.of(
+        trace,
+        "attention",
+        vertical_scores(mean, proximity=proximity),
+        low=low,
+        high=high,
+        n=n,
+        p=p,
+        floor=floor,
+        matrix=np.where(np.tri(len(trace), k=-1, dtype=bool), mean, np.nan),
+        extras={"kurtosis": kurtosis, "heads": np.array(chosen), "vertical": vertical},
+        details={
+            "model": model.name,
+            "proximity": proximity,
+            "heads": len(chosen),
+            "heads chosen on": "other traces" if heads is not None else "this trace",
+            "null": "sources at the same distances",
+            "seed": seed,
+            "sign": "attention has no sign: higher means more attended",
+        },
+    )
+
+
+def shared_receiver_heads(traces: Sequence[Trace], model: WhiteBox, *, top: int = 20, proximity: int = 4) -> Heads:
+    """Receiver heads by mean kurtosis over many traces, as published, to be used on other traces."""
+    kurtoses = []
+    for trace in traces:
+        attention = model.pooled_attention(trace.text, trace.spans).double().numpy()
+        kurtoses.append(fisher_kurtosis(vertical_scores(attention, proximity=proximity)))
+    return top_heads(np.nanmean(kurtoses, axis=0), top=top)
+
+
+def _row_bootstrap(
+    mean: Float[np.ndarray, "target source"], proximity: int, resamples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Percentile interval of each source's score over its later sentences, and their number."""
+    size = len(mean)
+    low, high, n = np.full(size, np.nan), np.full(size, np.nan), np.zeros(size, dtype=int)
+    rng = np.random.default_rng(seed)
+    for j in range(size - proximity):
+        rows = mean[j + proximity :, j]
+        rows = rows[~np.isnan(rows)]
+        n[j] = len(rows)
+        if len(rows) >= 2:
+            draws = rng.choice(rows, (resamples, len(rows))).mean(1)
+            low[j], high[j] = np.quantile(draws, [0.025, 0.975])
+    return low, high, n
+
+
+def _recency_null(
+    mean: Float[np.ndarray, "target source"], proximity: int, resamples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Upper-tail p and expectation of each score when only distance matters.
+
+    For source j the entry at every distance d is replaced by a random entry of the same diagonal. The last sentences
+    have few or no partners there; their p is 1.
+    """
+    size = len(mean)
+    p, floor = np.full(size, np.nan), np.full(size, np.nan)
+    rng = np.random.default_rng(seed)
+    observed = vertical_scores(mean, proximity=proximity)
+    diagonals = {d: np.diagonal(mean, -d) for d in range(proximity, size)}
+    for j in range(size - proximity):
+        if np.isnan(observed[j]):
+            continue
+        bands = [diagonals[d][~np.isnan(diagonals[d])] for d in range(proximity, size - j)]
+        null = np.mean([rng.choice(band, resamples) for band in bands], axis=0)
+        p[j] = (1 + (null >= observed[j] - 1e-12).sum()) / (resamples + 1)
+        floor[j] = null.mean()
+    return p, floor
+
+
+class AblationEffect(NamedTuple):
+    """log p of the answer in nats: as it is, with the heads ablated, and with equally many random heads ablated."""
+
+    base: float
+    ablated: float
+    random: Float[np.ndarray, " draw"]
+
+    @property
+    def effect(self) -> float:
+        """base - ablated; positive means the heads support the answer."""
+        return self.base - self.ablated
+
+
+def ablate_heads(
+    trace: Trace, model: WhiteBox, heads: Heads, *, answer: str | None = None, controls: int = 20, seed: int = 0
+) -> AblationEffect:
+    """Zero the output of heads (the input of the output projection) and measure the forced answer's log-probability.
+
+    The released code zeroes slices of the projection's *output*, which are residual dimensions and no heads.
+    """
+    from anchors.forced import forced_answer
+
+    text, start = forced_answer(trace, model, answer=answer)
+    rng = np.random.default_rng(seed)
+    every = [(layer, head) for layer in range(model.layers) for head in range(model.heads)]
+    picks = [rng.choice(len(every), len(heads), replace=False) for _ in range(controls)]
+    base = model.score([text], [start])[0].logprob
+    ablated = model.score([text], [start], ablate=heads)[0].logprob
+    random = [model.score([text], [start], ablate=[every[i] for i in pick])[0].logprob for pick in picks]
+    return AblationEffect(base, ablated, np.array(random))
