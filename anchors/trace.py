@@ -12,14 +12,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from anchors.answers import extract_answer
 from anchors.splitting import align_sentences, split_sentences
 
-_OPEN = re.compile(r"<think>[ \t]*\n*")
+_OPEN = re.compile(r"<think>[ \t]*[\r\n]*")
 _CLOSE = re.compile(r"\s*</think>")
+_NO_REASONING = "the trace has no reasoning: give text with at least one sentence inside <think>...</think>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class Trace:
 
     def __post_init__(self) -> None:
         if not self.reasoning.strip():
-            raise ValueError("the trace has no reasoning: give text with at least one sentence inside <think>...</think>")
+            raise ValueError(_NO_REASONING)
         edge = 0
         for sentence in self.sentences:
             if sentence.start != edge or sentence.end <= edge:
@@ -68,9 +70,12 @@ class Trace:
                 )
             edge = sentence.end
         if edge != len(self.reasoning):
-            raise ValueError(f"the sentences end at character {edge} of {len(self.reasoning)}; spans must tile the reasoning")
+            raise ValueError(
+                f"the sentences end at character {edge} of {len(self.reasoning)}; spans must tile the reasoning"
+            )
         if not self.id:
-            object.__setattr__(self, "id", blake2b(self.text.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest())
+            digest = blake2b(self.text.encode("utf-8", "surrogatepass"), digest_size=6)
+            object.__setattr__(self, "id", digest.hexdigest())
 
     @property
     def text(self) -> str:
@@ -92,8 +97,7 @@ class Trace:
     @property
     def spans(self) -> tuple[tuple[int, int], ...]:
         """Character spans of the sentences in `text`."""
-        edges = self.boundaries
-        return tuple(zip(edges[:-1], edges[1:], strict=True))
+        return tuple(pairwise(self.boundaries))
 
     def before(self, i: int) -> str:
         """The exact prefix that ends where sentence `i` starts."""
@@ -134,13 +138,13 @@ class Trace:
             ValueError: the reasoning is blank, or a stored sentence is not in the text.
         """
         opened = _OPEN.search(text)
-        if opened is not None:
+        if opened is not None and "</think>" not in text[: opened.start()]:
             prompt, text = prompt + text[: opened.end()], text[opened.end() :]
         closed = _CLOSE.search(text)
         cut = closed.start() if closed is not None else len(text.rstrip())
         reasoning, ending = text[:cut], text[cut:]
         if not reasoning.strip():
-            raise ValueError("the trace has no reasoning: give text with at least one sentence inside <think>...</think>")
+            raise ValueError(_NO_REASONING)
         if sentences is None:
             spans = split_sentences(reasoning, math_aware=math_aware)
         else:
@@ -161,8 +165,9 @@ class Trace:
 
     @classmethod
     def from_chat(cls, messages: Sequence[Mapping[str, Any]], **options: Any) -> Trace:
-        """Build a trace from OpenAI-style messages: the last assistant turn's `reasoning`, `reasoning_content` or think tags.
+        """Build a trace from OpenAI-style messages.
 
+        The reasoning is the last assistant turn's `reasoning`, `reasoning_content`, thinking parts or think tags.
         Options are those of `from_text`. Messages before that turn become the prompt, one "role: content" block each.
 
         Raises:
@@ -173,7 +178,7 @@ class Trace:
             raise ValueError("the chat has no assistant message; a trace needs one with reasoning or <think> tags")
         last = messages[turns[-1]]
         prompt = "".join(f"{m.get('role', 'user')}: {_content(m)}\n\n" for m in messages[: turns[-1]]) + "assistant: "
-        reasoning, content = last.get("reasoning") or last.get("reasoning_content"), _content(last)
+        reasoning, content = last.get("reasoning") or last.get("reasoning_content") or _thinking(last), _content(last)
         if reasoning:
             content = f"<think>\n{reasoning}\n</think>\n\n{content}"
         return cls.from_text(prompt, content, **options)
@@ -184,12 +189,13 @@ class Trace:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Trace:
-        sentences = tuple(Sentence(**s) for s in record["sentences"])
-        return cls(**(dict(record) | {"sentences": sentences}))
+        fields: dict[str, Any] = dict(record)
+        fields["sentences"] = tuple(Sentence(**s) for s in record["sentences"])
+        return cls(**fields)
 
     def save(self, path: str | Path) -> None:
         """Write the trace as one JSON file."""
-        Path(path).write_text(json.dumps(self.to_json(), ensure_ascii=False, indent=1), encoding="utf-8")
+        Path(path).write_text(json.dumps(self.to_json(), indent=1), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> Trace:
@@ -204,4 +210,12 @@ def _content(message: Mapping[str, Any]) -> str:
     content = message.get("content") or ""
     if isinstance(content, str):
         return content
-    return "".join(part.get("text", "") for part in content)
+    return "".join(part.get("text") or "" for part in content if part.get("type") not in ("thinking", "reasoning"))
+
+
+def _thinking(message: Mapping[str, Any]) -> str:
+    """The reasoning in a message whose content is a list of parts."""
+    content = message.get("content")
+    parts = content if isinstance(content, list) else []
+    thoughts = (part for part in parts if part.get("type") in ("thinking", "reasoning"))
+    return "".join(part.get("thinking") or part.get("text") or "" for part in thoughts)
