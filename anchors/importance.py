@@ -1,0 +1,343 @@
+"""How much each sentence matters to the outcome, from stored rollouts or from forced answers.
+
+1. Boundary i is before sentence i: its rollouts write that sentence anew. Boundary i + 1 keeps it.
+2. Resampling importance compares the two boundaries. Counterfactual importance compares kept with only those rollouts
+   of boundary i whose first sentence means something else.
+3. Forced importance asks for the probability of an answer right after each boundary, exactly, with no rollouts.
+4. Positive supports the outcome, under `compat="paper"` too; a KL has no sign, so `difference` is beside it.
+5. `n` is the smaller of the two samples compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from anchors.forced import BOXED, AnswerStub
+from anchors.models.base import CapabilityError, Model
+from anchors.outcomes import Outcome, Tally, first_sentence, tally_answers
+from anchors.rollouts import Rollouts
+from anchors.scores import Scores, method
+from anchors.similarity import Similarity, default_similarity
+from anchors.stats import (
+    bootstrap_interval,
+    difference_interval,
+    entropy,
+    fisher_p,
+    kl_divergence,
+    null_floor,
+    permutation_p,
+    wilson_interval,
+)
+from anchors.trace import Trace
+
+Metric = Literal["probability", "kl"]
+
+ASSURANCE = 0.99
+"""Permutation p-values are reported at this upper confidence limit; see `stats.permutation_p`."""
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """The options a comparison of two samples depends on, with `compat` resolved."""
+
+    metric: Metric
+    alpha: float
+    level: float
+    seed: int
+    answered_only: bool
+    compat: str | None
+
+    @classmethod
+    def of(
+        cls, metric: str, alpha: float | None, level: float, seed: int, answered_only: bool, compat: str | None
+    ) -> _Rule:
+        if metric not in ("probability", "kl"):
+            raise ValueError(f"metric is {metric!r}; use 'probability' or 'kl'")
+        if compat not in (None, "paper"):
+            raise ValueError(f"compat is {compat!r}; use None or 'paper'")
+        alpha = (1e-9 if compat else 0.5) if alpha is None else alpha
+        return cls(metric, alpha, level, seed, answered_only or compat == "paper", compat)  # type: ignore[arg-type]
+
+    def outcome(self, outcome: Outcome | None) -> Outcome | None:
+        return "target" if self.compat and outcome is None else outcome
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """One side of the comparison at every sentence: answer counts, and how many of how many reached the outcome."""
+
+    counts: Int[np.ndarray, "sentence answer"]
+    k: Int[np.ndarray, " sentence"]
+    n: Int[np.ndarray, " sentence"]
+
+    @classmethod
+    def of(cls, tally: Tally, boundaries: list[int], where: list[np.ndarray] | None = None) -> _Sample:
+        masks = where if where is not None else [None] * len(boundaries)
+        pairs = list(zip(boundaries, masks, strict=True))
+        reached = np.array([tally.reached(b, mask) for b, mask in pairs], dtype=int).reshape(-1, 2)
+        counts = np.array([tally.counts(b, mask) for b, mask in pairs], dtype=int)
+        return cls(counts, reached[:, 0], reached[:, 1])
+
+    @property
+    def rate(self) -> Float[np.ndarray, " sentence"]:
+        with np.errstate(invalid="ignore"):
+            return self.k / np.where(self.n > 0, self.n, np.nan)
+
+    def __add__(self, other: _Sample) -> _Sample:
+        return _Sample(self.counts + other.counts, self.k + other.k, self.n + other.n)
+
+
+@method("resampling", needs="rollouts", unit="probability")
+def resampling_importance(
+    rollouts: Rollouts,
+    *,
+    outcome: Outcome | None = None,
+    metric: Metric = "probability",
+    alpha: float | None = None,
+    level: float = 0.95,
+    seed: int = 0,
+    answered_only: bool = False,
+    compat: Literal["paper"] | None = None,
+) -> Scores:
+    """What keeping a sentence rather than writing it anew does to the answer (Thought Anchors, 2506.19143).
+
+    "probability": P(outcome | boundary i + 1) - P(outcome | boundary i), Newcombe interval, Fisher exact p.
+    "kl": KL(answers at i || answers at i + 1) in nats with `alpha` added to every count (default 0.5), bootstrap
+    interval, permutation p at its 99 % upper limit, and the floor two equal distributions would show.
+
+    `answered_only` drops rollouts without an answer. `compat="paper"`: answered only, alpha 1e-9, the target as default
+    outcome, 0.0 where nothing was measured. Extras: p_before, p_after, answered_before, answered_after, headroom
+    (entropy of the answers before the sentence, nats), and with "kl" the signed difference.
+
+    Raises:
+        ValueError: no rollouts, an unknown metric, or an outcome the trace does not have.
+
+    >>> trace = Trace.from_text("2 + 2?", "It is an easy sum. So it is four.", answer="4")
+    >>> box = [" \\\\boxed{4}"] * 20, [" \\\\boxed{5}"] * 20
+    >>> scores = resampling_importance(Rollouts.from_texts(trace, [box[0] + box[1], box[0] + box[1], box[0] + box[0]]))
+    >>> scores.values.tolist(), scores.anchors()
+    ([0.0, 0.5], [1])
+    """
+    rule = _Rule.of(metric, alpha, level, seed, answered_only, compat)
+    tally = tally_answers(rollouts, outcome=rule.outcome(outcome), answered_only=rule.answered_only)
+    before, after = _Sample.of(tally, list(range(len(rollouts.trace)))), _Sample.of(tally, _kept(tally, rule))
+    numbers = _divergence(before, after, rule) if metric == "kl" else _difference(after, before, rule)
+    extras = _context(tally, rule) | ({"difference": after.rate - before.rate} if metric == "kl" else {})
+    return _scores(rollouts, "resampling", rule, numbers, extras, {"outcome": tally.outcome})
+
+
+@method("counterfactual", needs="rollouts", unit="probability")
+def counterfactual_importance(
+    rollouts: Rollouts,
+    *,
+    similarity: Similarity | None = None,
+    outcome: Outcome | None = None,
+    metric: Metric = "probability",
+    alpha: float | None = None,
+    level: float = 0.95,
+    seed: int = 0,
+    answered_only: bool = False,
+    compat: Literal["paper"] | None = None,
+) -> Scores:
+    """What a sentence does to the answer, against rollouts that wrote a different meaning in its place (2506.19143).
+
+    "probability": P(outcome | kept) - P(outcome | different), kept = rollouts of boundary i + 1, different = rollouts
+    of boundary i whose first sentence `similarity` does not find the same (one that stops reasoning at once is
+    different). "kl": KL(answers of different || answers of kept and similar). NaN where no rollout is different.
+
+    `details["similarity"]` names the comparison used. `compat="paper"` as in `resampling_importance`; the published
+    accuracy has the opposite sign. Extras: p_removed, different_trajectories_fraction with its Wilson interval,
+    overdeterminedness, and those of `resampling_importance`.
+
+    >>> trace = Trace.from_text("2 + 2?", "It is an easy sum. So it is four.", answer="4")
+    >>> rows = [[" It is an easy sum.</think>\\\\boxed{4}"] * 9 + [" Cats sleep all day.</think>\\\\boxed{5}"] * 9]
+    >>> scores = counterfactual_importance(Rollouts.from_texts(trace, rows + [[" \\\\boxed{4}"] * 9] * 2))
+    >>> float(scores.values[0]), float(scores.different_trajectories_fraction[0])
+    (1.0, 0.5)
+    """
+    rule = _Rule.of(metric, alpha, level, seed, answered_only, compat)
+    similarity = default_similarity() if similarity is None else similarity
+    tally = tally_answers(rollouts, outcome=rule.outcome(outcome), answered_only=rule.answered_only)
+    here, firsts = list(range(len(rollouts.trace))), _firsts(rollouts)
+    different = _different(rollouts.trace, firsts, similarity)
+    kept, removed = _Sample.of(tally, _kept(tally, rule)), _Sample.of(tally, here, different)
+    if metric == "kl":
+        similar = _Sample.of(tally, here, [~mask for mask in different])
+        numbers = _divergence(removed, kept + similar, rule, measured=kept.n > 0)
+    else:
+        numbers = _difference(kept, removed, rule)
+    extras = _context(tally, rule) | _trajectories(firsts, tally, removed.n, rule) | {"p_removed": removed.rate}
+    extras |= {"difference": kept.rate - removed.rate} if metric == "kl" else {}
+    details = {"outcome": tally.outcome, "similarity": similarity.name, "threshold": similarity.threshold}
+    return _scores(rollouts, "counterfactual", rule, numbers, extras, details)
+
+
+def _kept(tally: Tally, rule: _Rule) -> list[int]:
+    """The boundary that keeps each sentence: the next one, for the paper's KL the next that has rollouts."""
+    last = len(tally.codes) - 1
+    if not (rule.compat and rule.metric == "kl"):
+        return list(range(1, last + 1))
+    return [next((k for k in range(i + 1, last + 1) if len(tally.codes[k])), last) for i in range(last)]
+
+
+def _difference(kept: _Sample, removed: _Sample, rule: _Rule) -> dict[str, np.ndarray]:
+    """Kept minus removed, with Newcombe's interval and Fisher's p."""
+    values = kept.rate - removed.rate
+    if rule.compat:
+        values = np.where((kept.n > 0) & (removed.n > 0), values, 0.0)
+    low, high = difference_interval(kept.k, kept.n, removed.k, removed.n, level=rule.level)
+    p = fisher_p(kept.k, kept.n, removed.k, removed.n)
+    n, floor = np.minimum(kept.n, removed.n), np.where(np.isnan(p), np.nan, 0.0)
+    return {"values": values, "low": low, "high": high, "n": n, "p": p, "floor": floor}
+
+
+def _divergence(p: _Sample, q: _Sample, rule: _Rule, *, measured: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """KL(p || q) at every sentence, with bootstrap interval, permutation p and null floor."""
+    compared = (p.n > 0) & (q.n > 0)
+    compared &= True if measured is None else measured
+    statistic = partial(kl_divergence, alpha=rule.alpha)
+    rows = np.full((len(p.n), 5), np.nan)
+    for i in np.flatnonzero(compared):
+        seen = (p.counts[i] + q.counts[i]) > 0
+        pair = (p.counts[i][seen], q.counts[i][seen])
+        seeds = [(rule.seed, int(i), use) for use in range(3)]
+        value = float(statistic(*pair))
+        low, high = bootstrap_interval(pair, statistic, kind="shifted", level=rule.level, seed=seeds[0])
+        test = permutation_p(*pair, statistic, assurance=ASSURANCE, seed=seeds[1])
+        floor = null_floor(*pair, statistic, seed=seeds[2])
+        # The interval is for the true divergence, which the estimate exceeds on average by the floor.
+        rows[i] = value, min(max(low, 0.0), value), max(high, value), test, floor
+    values = np.where(compared, rows[:, 0], 0.0 if rule.compat else np.nan)
+    n = np.where(compared, np.minimum(p.n, q.n), 0)
+    return {"values": values, "low": rows[:, 1], "high": rows[:, 2], "n": n, "p": rows[:, 3], "floor": rows[:, 4]}
+
+
+def _context(tally: Tally, rule: _Rule) -> dict[str, np.ndarray]:
+    """P(outcome), P(answered) and answer entropy around every sentence."""
+    edges = range(len(tally.codes))
+    reached = np.array([tally.reached(k) for k in edges], dtype=float)
+    answered = np.array([row.mean() if len(row) else np.nan for row in tally.answered])
+    with np.errstate(invalid="ignore"):
+        p = reached[:, 0] / np.where(reached[:, 1] > 0, reached[:, 1], np.nan)
+    return {
+        "p_before": p[:-1],
+        "p_after": p[1:],
+        "answered_before": answered[:-1],
+        "answered_after": answered[1:],
+        "headroom": np.array([entropy(tally.counts(k)) for k in edges][:-1]),
+    }
+
+
+def _scores(
+    rollouts: Rollouts,
+    name: str,
+    rule: _Rule,
+    numbers: dict[str, np.ndarray],
+    extras: Mapping[str, np.ndarray],
+    details: Mapping[str, Any],
+) -> Scores:
+    options = {"metric": rule.metric, "level": rule.level, "answered_only": rule.answered_only, "compat": rule.compat}
+    if rule.metric == "kl":
+        options |= {"alpha": rule.alpha, "seed": rule.seed}
+    full, unit = (f"{name}_kl", "nats") if rule.metric == "kl" else (name, "probability")
+    return Scores.of(
+        rollouts.trace, full, numbers.pop("values"), unit=unit, extras=extras, details={**details, **options}, **numbers
+    )
+
+
+def headroom(rollouts: Rollouts, *, answered_only: bool = False) -> Float[np.ndarray, " sentence"]:
+    """Answer entropy before each sentence in nats: how much is left to decide; NaN without rollouts.
+
+    -sum p ln p over answer classes at boundary i, no answer being one of them unless `answered_only`.
+    """
+    tally = tally_answers(rollouts, outcome=bool, answered_only=answered_only)
+    return np.array([entropy(tally.counts(k)) for k in range(len(rollouts.trace))])
+
+
+def different_trajectories_fraction(
+    rollouts: Rollouts, *, similarity: Similarity | None = None
+) -> Float[np.ndarray, " sentence"]:
+    """Share of the rollouts of boundary i whose first sentence means something else; NaN without rollouts."""
+    similarity = default_similarity() if similarity is None else similarity
+    different = _different(rollouts.trace, _firsts(rollouts), similarity)
+    return np.array([mask.mean() if len(mask) else np.nan for mask in different])
+
+
+def overdeterminedness(rollouts: Rollouts) -> Float[np.ndarray, " sentence"]:
+    """1 - distinct / all first sentences written at boundary i, by exact string; NaN without rollouts.
+
+    High where the model can hardly write anything else. It grows with the number of rollouts: compare at equal n.
+    """
+    return np.array([1 - len(set(row)) / len(row) if row else np.nan for row in _firsts(rollouts)])
+
+
+def _firsts(rollouts: Rollouts) -> list[list[str]]:
+    """The sentence each rollout wrote in place of the trace's, at every boundary that has one."""
+    return [[first_sentence(rollout.text) for rollout in rollouts.at(i)] for i in range(len(rollouts.trace))]
+
+
+def _different(trace: Trace, firsts: list[list[str]], similarity: Similarity) -> list[Bool[np.ndarray, " _rollout"]]:
+    """Which rollouts of each boundary began with a sentence of another meaning than the trace's."""
+    masks = []
+    for sentence, row in zip(trace.sentences, firsts, strict=True):
+        distinct = sorted(set(row) - {""})
+        found = similarity.same(sentence.text, distinct) if distinct else []
+        same = {text for text, equal in zip(distinct, found, strict=True) if equal}
+        masks.append(np.array([first not in same for first in row], dtype=bool))
+    return masks
+
+
+def _trajectories(
+    firsts: list[list[str]], tally: Tally, different: Int[np.ndarray, " sentence"], rule: _Rule
+) -> dict[str, np.ndarray]:
+    used = [np.array(row, dtype=object)[mask] for row, mask in zip(firsts, tally.used, strict=False)]
+    total, distinct = (np.array([size(row) for row in used]) for size in (len, lambda row: len(set(row))))
+    low, high = wilson_interval(different, total, level=rule.level)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        columns = (different / total, low, high, 1 - distinct / total)
+    names = ("different_trajectories_fraction", "different_low", "different_high", "overdeterminedness")
+    return dict(zip(names, columns, strict=True))
+
+
+@method("forced", needs="model", unit="probability")
+def forced_importance(
+    trace: Trace, model: Model, *, stub: AnswerStub | None = None, outcome: str | None = None
+) -> Scores:
+    """What a sentence does to the answer the model would give if it had to answer at once.
+
+    P(answer | through i + stub) - P(answer | before i + stub), both exact under the model, so the interval is the
+    number. The published variant samples it (2506.19143). `stub` defaults to `model.stub`, else to a closing think tag
+    and "Therefore, the final answer is \\boxed{". `outcome`: None, the trace's own answer; "target"; or an answer.
+    Extras: logprob [boundary], S + 1 values in nats, and nats [sentence], their differences.
+
+    Raises:
+        CapabilityError: the model cannot score text.
+        ValueError: there is no answer to force.
+    """
+    score = getattr(model, "score", None)
+    if score is None:
+        raise CapabilityError(f"{model.name} cannot score a text; use a local model from load_model")
+    stub = stub or AnswerStub(*getattr(model, "stub", None) or BOXED)
+    answer = _forced_answer(trace, outcome)
+    forced = [stub.force(trace.text[:end], answer) for end in trace.boundaries]
+    scored = score([text for text, _ in forced], [start for _, start in forced])
+    logprob = np.array([s.logprob for s in scored], dtype=float)
+    details = {"outcome": f"answer {answer!r}", "stub": [stub.before, stub.after], "model": model.name}
+    extras = {"logprob": logprob, "nats": np.diff(logprob)}
+    return Scores.of(trace, "forced", np.diff(np.exp(logprob)), extras=extras, details=details)
+
+
+def _forced_answer(trace: Trace, outcome: str | None) -> str:
+    if callable(outcome):
+        raise ValueError("outcome is a function; a forced answer is a text: give the answer itself")
+    answer = {None: trace.answer, "target": trace.target}.get(outcome, outcome)
+    if not answer:
+        which = "target" if outcome == "target" else "answer"
+        raise ValueError(f"trace {trace.id} has no {which} to force; name one, for example outcome='42'")
+    return answer
