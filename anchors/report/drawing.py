@@ -1,0 +1,202 @@
+"""Numbers, tints and SVG paths of the report: pure functions from arrays to strings.
+
+1. A `Scale` maps a value to a tint: around zero where a method has both signs or starts near it, else over its range.
+2. A strip is one SVG a method, in sentence units; a few paths carry all its bars, however long the trace.
+3. A static matrix is one path a shade; past 60 sentences, blocks show their strongest cell.
+4. A live matrix travels as int16 steps of its bound, base64, and is drawn on a canvas.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import re
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from anchors.scores import Scores
+
+STATIC_MATRIX = 60  # cells a side without JavaScript: 17 paths of at most 3600 cells stay near 50 kB
+SHADES = 8
+BLANK = -32768
+STEPS = 32767
+HUGE = 1e300
+
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+
+
+def clean(text: str) -> str:
+    """Text with control characters and lone surrogates as U+FFFD, so that it can be written and read as UTF-8 HTML."""
+    return _UNPRINTABLE.sub("\ufffd", text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def number(value: float, *, signed: bool = False) -> str:
+    """A value at the precision a reader can use: three decimals below 10, three digits at the extremes."""
+    size = abs(value)
+    if math.isnan(value):
+        return "not measured"
+    if size > HUGE:
+        text = "∞"
+    elif size == 0:
+        return "0"
+    elif size < 0.0005 or size >= 1e5:
+        text = f"{size:.1e}"
+    else:
+        text = f"{size:.{3 if size < 10 else 1}f}"
+    return ("−" if value < 0 else "+" if signed else "") + text
+
+
+class Scale(NamedTuple):
+    """The values that map to no tint and to full tint; `diverging` scales are symmetric about zero."""
+
+    low: float
+    high: float
+    diverging: bool
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> Scale:
+        """Zero-based where zero is in reach of the data, else over the data's range."""
+        found = values[np.isfinite(values)]
+        if not found.size:
+            return cls(0.0, 1.0, False)
+        low, high = float(found.min()), float(found.max())
+        if low < 0:
+            return cls(0.0, max(high, -low), True)
+        if low > high / 2 and low < high:
+            return cls(low, high, False)
+        return cls(0.0, high or 1.0, False)
+
+    def tint(self, value: float) -> tuple[str, float]:
+        """(class, strength in [0, 1]) of a value; NaN has the class `nan`."""
+        if math.isnan(value):
+            return "nan", 0.0
+        strength = (abs(value) - self.low) / (self.high - self.low)
+        return ("neg" if value < 0 else "pos"), round(min(max(strength, 0.0), 1.0), 3)
+
+
+class Strip(NamedTuple):
+    """The SVG paths of one method's row, x in sentences and y in [0, 100] downwards, and its axis labels."""
+
+    positive: str
+    negative: str
+    intervals: str
+    floor: str
+    unmeasured: str
+    zero: float
+    top: str
+    bottom: str
+
+
+def strip(scores: Scores) -> Strip:
+    """The row of one method: bars, interval whiskers, null floor, and ticks where nothing was measured."""
+    low, high = _axis(scores)
+
+    def y(value: float) -> float:
+        return round(100 * (high - min(max(value, low), high)) / (high - low), 1)
+
+    base = y(max(low, 0.0))
+    places = [(i, float(v)) for i, v in enumerate(scores.values) if not math.isnan(v)]
+    pairs = ((i, float(scores.low[i]), float(scores.high[i])) for i, _ in places)
+    return Strip(
+        positive="".join(_bar(i, y(v), base) for i, v in places if v >= 0),
+        negative="".join(_bar(i, y(v), base) for i, v in places if v < 0),
+        intervals="".join(f"M{i + 0.5:g} {y(a):g}V{y(b):g}" for i, a, b in pairs if b > a),
+        floor="".join(f"M{i} {y(f):g}h1" for i, f in enumerate(scores.floor) if not math.isnan(f)),
+        unmeasured="".join(f"M{i + 0.3:g} {base:g}h.4" for i in np.flatnonzero(~scores.measured)),
+        zero=base,
+        top=number(high),
+        bottom=number(low),
+    )
+
+
+def _axis(scores: Scores) -> tuple[float, float]:
+    """The drawn range: the values, their floors, and intervals as far as twice the values reach."""
+    values = scores.values[np.isfinite(scores.values)]
+    if not values.size:
+        return 0.0, 1.0
+    reach = 2 * float(np.abs(values).max()) or 1.0
+    drawn = np.concatenate([values, scores.low, scores.high, scores.floor])
+    drawn = np.clip(drawn[~np.isnan(drawn)], -reach, reach)
+    scale = Scale.of(values)
+    low, high = min(scale.low, float(drawn.min())), max(0.0, float(drawn.max()))
+    return (low, high) if high > low else (low, low + 1.0)
+
+
+def _bar(i: int, top: float, base: float) -> str:
+    if top == base:
+        return ""
+    return f"M{i + 0.12:g} {base:g}V{top:g}h.76V{base:g}z"
+
+
+def areas(counts: Int[np.ndarray, "boundary answer"]) -> list[str]:
+    """Stacked shares of answers along the boundaries, one path an answer; boundaries without rollouts are gaps."""
+    totals = counts.sum(axis=1)
+    shares = counts / np.maximum(totals, 1)[:, None]
+    edges = 100 * (1 - np.concatenate([np.zeros((len(counts), 1)), np.cumsum(shares, axis=1)], axis=1))
+    runs = _runs(np.flatnonzero(totals > 0))
+    return ["".join(_area(run, edges[:, k], edges[:, k + 1]) for run in runs) for k in range(counts.shape[1])]
+
+
+def _runs(found: Int[np.ndarray, " boundary"]) -> list[list[int]]:
+    cuts = np.flatnonzero(np.diff(found) > 1) + 1
+    return [list(map(int, run)) for run in np.split(found, cuts) if len(run)]
+
+
+def _area(run: list[int], lower: np.ndarray, upper: np.ndarray) -> str:
+    if np.allclose(lower[run], upper[run]):
+        return ""
+    there = " ".join(f"{k} {upper[k]:.1f}" for k in run)
+    back = " ".join(f"{k} {lower[k]:.1f}" for k in reversed(run))
+    return f"M{there} {back}z"
+
+
+def matrix_bound(matrix: Float[np.ndarray, "target source"]) -> float:
+    """The value of the darkest shade: the 99th percentile of the nonzero cells, so that one cannot wash out all."""
+    sizes = np.abs(matrix[np.isfinite(matrix) & (matrix != 0)])
+    return float(np.percentile(sizes, 99)) if sizes.size else 1.0
+
+
+def packed(matrix: Float[np.ndarray, "target source"]) -> dict[str, Any]:
+    """The matrix as base64 little-endian int16 multiples of max/32767; NaN is -32768."""
+    finite = matrix[np.isfinite(matrix)]
+    peak = float(np.abs(finite).max()) if finite.size and np.abs(finite).max() > 0 else 1.0
+    steps = np.rint(np.clip(np.nan_to_num(matrix) / peak, -1, 1) * STEPS)
+    steps[np.isnan(matrix)] = BLANK
+    return {
+        "cells": base64.b64encode(steps.astype("<i2").tobytes()).decode("ascii"),
+        "step": peak / STEPS,
+        "bound": matrix_bound(matrix),
+        "rows": matrix.shape[0],
+        "columns": matrix.shape[1],
+    }
+
+
+def shaded(matrix: Float[np.ndarray, "target source"]) -> tuple[int, int, Iterable[tuple[str, float, str]]]:
+    """(rows, columns, paths) of a static heat map; a path is (class, strength, d)."""
+    cells = pooled(matrix, side=STATIC_MATRIX)
+    bound = matrix_bound(matrix)
+    level = np.rint(np.clip(np.nan_to_num(cells) / bound, -1, 1) * SHADES).astype(int)
+    level[np.isnan(cells)] = 0
+    paths = []
+    for shade in sorted(set(level.flat) - {0}):
+        path = "".join(f"M{j} {i}h1v1h-1z" for i, j in np.argwhere(level == shade))
+        paths.append(("pos" if shade > 0 else "neg", abs(int(shade)) / SHADES, path))
+    return *cells.shape, paths
+
+
+def pooled(matrix: Float[np.ndarray, "target source"], *, side: int) -> Float[np.ndarray, "row column"]:
+    """At most `side` blocks a side, each showing its cell of largest size; a block without cells stays NaN."""
+    blocks = matrix
+    for axis in (0, 1):
+        if blocks.shape[axis] > side:
+            groups = np.array_split(np.arange(blocks.shape[axis]), side)
+            blocks = np.stack([_strongest(blocks.take(g, axis=axis), axis) for g in groups], axis=axis)
+    return blocks
+
+
+def _strongest(block: np.ndarray, axis: int) -> np.ndarray:
+    sizes = np.where(np.isnan(block), -1.0, np.abs(block))
+    return np.take_along_axis(block, np.expand_dims(sizes.argmax(axis=axis), axis), axis=axis).squeeze(axis)
