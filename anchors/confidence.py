@@ -51,9 +51,7 @@ def token_confidence(text: str, model: LensModel, *, k: int = 20) -> TokenConfid
 
 
 @method("confidence", needs="model", unit="nats")
-def sentence_confidence(
-    trace: Trace, model: LensModel, *, k: int = 20, resamples: int = 1000, seed: int = 0
-) -> Scores:
+def sentence_confidence(trace: Trace, model: LensModel, *, k: int = 20, resamples: int = 1000, seed: int = 0) -> Scores:
     """Mean token confidence of each sentence, with a bootstrap interval over its tokens (DeepConf, 2508.15260).
 
     extras: `entropy` and `logprob`, the sentence means in nats. Confidence is not an effect: it has no null and says

@@ -79,7 +79,9 @@ def resample(
     Raises:
         ValueError: n < 1, the run directory holds another trace, model, sampling or seed, or a prefix does not fit.
     """
-    return resample_traces([trace], model, n=n, seed=seed, sampling=sampling, out=out, price=price, progress=progress, **options)[0]
+    return resample_traces(
+        [trace], model, n=n, seed=seed, sampling=sampling, out=out, price=price, progress=progress, **options
+    )[0]
 
 
 def resample_traces(

@@ -69,7 +69,9 @@ class Store:
         changed = [key for key in wanted if key in stored and stored[key] != wanted[key]]
         if changed:
             lines = "; ".join(f"{key} was {stored[key]!r}, now {wanted[key]!r}" for key in changed)
-            raise ValueError(f"{self.folder} holds rollouts made with other settings: {lines}. Use another run directory")
+            raise ValueError(
+                f"{self.folder} holds rollouts made with other settings: {lines}. Use another run directory"
+            )
         with self.db:
             rows = [(key, json.dumps(value, sort_keys=True)) for key, value in wanted.items()]
             self.db.executemany("insert or ignore into settings values (?, ?)", rows)
@@ -80,7 +82,9 @@ class Store:
         for trace in traces:
             old = stored.get(trace.id)
             if stored and (old is None or old.text != trace.text):
-                raise ValueError(f"{self.folder} holds another trace: {_changed(stored, trace)}. Use another run directory")
+                raise ValueError(
+                    f"{self.folder} holds another trace: {_changed(stored, trace)}. Use another run directory"
+                )
         with self.db:
             rows = [(t.id, json.dumps(t.to_json())) for t in traces]
             self.db.executemany("insert or ignore into traces (id, record) values (?, ?)", rows)
@@ -112,7 +116,9 @@ def _connect(folder: Path | None) -> sqlite3.Connection:
             folder.mkdir(parents=True, exist_ok=True)
             foreign = [p.name for p in folder.iterdir() if p.name != STORE]
             if foreign and not (folder / STORE).exists():
-                raise ValueError(f"{folder} is not a run directory (it holds {foreign[0]!r} and no {STORE}); use an empty one")
+                raise ValueError(
+                    f"{folder} is not a run directory (it holds {foreign[0]!r} and no {STORE}); use an empty one"
+                )
             db = sqlite3.connect(folder / STORE, timeout=30)
             db.execute("pragma journal_mode = wal")
         except (OSError, sqlite3.OperationalError) as error:

@@ -11,6 +11,7 @@ fills in -1e9, so its values are dominated by tokens kept on one side only; `com
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -116,7 +117,7 @@ def _paper_spans(trace: Trace, model: LensModel) -> list[tuple[int, int]]:
     """The published token windows: lengths of the tokenised prefixes, which run through trailing white space."""
     starts = [a + len(trace.text[a:b]) - len(trace.text[a:b].lstrip()) for a, b in trace.spans]
     edges = [len(model.encode(trace.text[:at]).ids) for at in [*starts, trace.boundaries[-1]]]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(itertools.pairwise(edges))
 
 
 def _frozen(items: Any) -> frozenset[Any] | None:

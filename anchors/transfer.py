@@ -70,7 +70,9 @@ class Transfer:
     details: dict[str, Any]
 
     def __str__(self) -> str:
-        lines = [f"{self.method} anchors of {self.writer} in {self.reader}: {self.anchors} matched, {self.unmatched} not"]
+        lines = [
+            f"{self.method} anchors of {self.writer} in {self.reader}: {self.anchors} matched, {self.unmatched} not"
+        ]
         for r in self.retention:
             n = int((~np.isnan(r.traces)).sum())
             lines.append(

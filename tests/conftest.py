@@ -22,22 +22,22 @@ def build_config(architecture: str):
     import transformers as t
 
     if architecture == "llama":
-        return t.LlamaConfig(**COMMON, **SHAPE, **GATED, initializer_range=0.3)
+        return t.LlamaConfig(**COMMON, **SHAPE, **GATED, initializer_range=0.12)
     if architecture == "qwen2":
-        return t.Qwen2Config(**COMMON, **SHAPE, **GATED, initializer_range=0.3)
+        return t.Qwen2Config(**COMMON, **SHAPE, **GATED, initializer_range=0.12)
     if architecture == "qwen3":
-        return t.Qwen3Config(**COMMON, **SHAPE, **GATED, head_dim=12, initializer_range=0.3)
+        return t.Qwen3Config(**COMMON, **SHAPE, **GATED, head_dim=12, initializer_range=0.12)
     if architecture == "gemma2":
         window = {"sliding_window": 24, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 9.0}
-        return t.Gemma2Config(**COMMON, **SHAPE, **GATED, **window, head_dim=12, initializer_range=0.3)
+        return t.Gemma2Config(**COMMON, **SHAPE, **GATED, **window, head_dim=12, initializer_range=0.12)
     if architecture == "gemma3":
         window = {"sliding_window": 24, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
-        return t.Gemma3TextConfig(**COMMON, **SHAPE, **GATED, **window, head_dim=12, initializer_range=0.3)
+        return t.Gemma3TextConfig(**COMMON, **SHAPE, **GATED, **window, head_dim=12, initializer_range=0.12)
     if architecture == "gpt2":
         shape = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 512}
-        return t.GPT2Config(**COMMON, **shape, initializer_range=0.3)
+        return t.GPT2Config(**COMMON, **shape, initializer_range=0.12)
     if architecture == "gpt_neox":
-        return t.GPTNeoXConfig(**COMMON, **SHAPE, intermediate_size=48, initializer_range=0.3)
+        return t.GPTNeoXConfig(**COMMON, **SHAPE, intermediate_size=48, initializer_range=0.12)
     raise ValueError(architecture)
 
 
@@ -67,3 +67,20 @@ def tiny(request, checkpoints):
     from anchors.models import load_model
 
     return load_model(checkpoints[request.param])
+
+
+@pytest.fixture(scope="session")
+def problem_trace():
+    """A trace the expression world wrote: 15 sentences, with its own answer."""
+    import random
+
+    from anchors.lab.worlds import write
+    from anchors.lab.worlds.expression import WORLD
+    from anchors.trace import Trace
+
+    rng = random.Random(3)
+    problem = WORLD.problem(rng)
+    written = write(WORLD, problem, rng)
+    answer = WORLD.answer(written.end)
+    text = written.reasoning + WORLD.ending(answer)
+    return Trace.from_text(WORLD.prompt(problem), text, target=WORLD.gold(problem), id="world-3")

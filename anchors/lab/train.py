@@ -210,9 +210,7 @@ def _save(
     temporary.replace(path)
 
 
-def _resume(
-    path: Path, recipe: Recipe, model: LlamaForCausalLM, optimisers: list[torch.optim.Optimizer]
-) -> int:
+def _resume(path: Path, recipe: Recipe, model: LlamaForCausalLM, optimisers: list[torch.optim.Optimizer]) -> int:
     if not path.exists():
         return 0
     state = torch.load(path, weights_only=True)

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -51,12 +52,10 @@ def exact_resampling_importance(world: World, states: Sequence[Any], answer: str
     return np.diff(p)
 
 
-def exact_counterfactual_importance(
-    world: World, states: Sequence[Any], answer: str
-) -> Float[np.ndarray, " sentence"]:
+def exact_counterfactual_importance(world: World, states: Sequence[Any], answer: str) -> Float[np.ndarray, " sentence"]:
     """P(answer | kept) - P(answer | another event instead), exact; NaN where the world can write no other event."""
     values = []
-    for before, kept in zip(states[:-1], states[1:], strict=True):
+    for before, kept in itertools.pairwise(states):
         others = [move for move in world.moves(before) if not (move.text and move.state.event == kept.event)]
         mass = sum(move.probability for move in others)
         if mass == 0:

@@ -47,7 +47,9 @@ def load_model(model: Any, *, check: bool = True, **options: Any) -> LensModel:
     if not isinstance(model, str | Path):
         loaded = LensModel.from_bridge(model)
     elif str(model).startswith("server/"):
-        raise CapabilityError(f"{model}: server backends are not part of this version; give a hub id or local directory")
+        raise CapabilityError(
+            f"{model}: server backends are not part of this version; give a hub id or local directory"
+        )
     elif str(model).startswith("lab/"):
         name = str(model).removeprefix("lab/")
         if name not in lab_models():

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
@@ -44,6 +44,7 @@ class Call(NamedTuple):
     softcap: float | None
 
 
+@runtime_checkable
 class Pass(Protocol):
     """Decides what one forward pass attends to."""
 
@@ -206,9 +207,7 @@ class TracePass:
         self.row_sums[layer] = torch.cat([self.row_sums[layer], total]) if layer in self.row_sums else total
 
 
-def _membership(
-    spans: Sequence[tuple[int, int]], first: int, last: int, like: Tensor
-) -> Float[Tensor, "span token"]:
+def _membership(spans: Sequence[tuple[int, int]], first: int, last: int, like: Tensor) -> Float[Tensor, "span token"]:
     """1/length of a span at its own tokens inside [first, last), zero elsewhere."""
     out = torch.zeros(len(spans), last - first, device=like.device, dtype=like.dtype)
     for i, (a, b) in enumerate(spans):

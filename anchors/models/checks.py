@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -129,7 +130,7 @@ def _blocked_column(model: LensModel) -> tuple[bool, str]:
 def _spans_tile(model: LensModel) -> tuple[bool, str]:
     tokens = model.encode(TEXT)
     edges = [0, 25, 48, 59, 78, len(TEXT)]
-    spans = token_spans(tokens.offsets, list(zip(edges[:-1], edges[1:], strict=True)))
+    spans = token_spans(tokens.offsets, list(itertools.pairwise(edges)))
     special = sum(offset == (-1, -1) for offset in tokens.offsets)
     covered = sum(b - a for a, b in spans.spans)
     return covered == len(tokens.ids) - special, f"{covered} of {len(tokens.ids) - special} tokens in one sentence each"

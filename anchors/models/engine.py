@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -20,7 +20,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from anchors.models.attention_pass import Call, LayerCache, TracePass, visible, weights
+from anchors.models.attention_pass import Call, LayerCache, TracePass, visible
 from anchors.models.base import Completion, Job, Sampling
 from anchors.models.randomness import stream
 from anchors.models.sampling import MARGIN, sample
@@ -28,7 +28,7 @@ from anchors.models.sampling import MARGIN, sample
 if TYPE_CHECKING:
     from anchors.models.lens import LensModel
 
-GROWTH = 64
+GROWTH, FEW = 64, 4
 
 
 @dataclass(slots=True)
@@ -117,31 +117,56 @@ class SharedPass:
 def draw(
     model: LensModel, jobs: Iterable[Job], *, sampling: Sampling, seed: int, batch_size: int
 ) -> Iterator[tuple[Job, Completion]]:
-    """Yield the completion of every job as it finishes; jobs of one text that follow each other share a cache."""
+    """Yield the completion of every job as it finishes; jobs of one text that follow each other share a cache.
+
+    Texts with fewer than `FEW` jobs are not worth a cache of their own: they run together, each over its own prefix.
+    """
+    loose: list[Job] = []
     for text, group in groupby(jobs, key=lambda job: job.text):
-        yield from _draw_text(model, text, list(group), sampling, seed, batch_size)
+        together = list(group)
+        if len(together) < FEW:
+            loose += together
+            continue
+        yield from _draw_text(model, text, together, sampling, seed, batch_size)
+    if loose:
+        yield from _draw_loose(model, loose, sampling, seed, batch_size)
 
 
 def _draw_text(
     model: LensModel, text: str, jobs: list[Job], sampling: Sampling, seed: int, batch_size: int
 ) -> Iterator[tuple[Job, Completion]]:
-    furthest = max(job.end for job in jobs)
-    trace_ids = model.encode(text[:furthest]).ids
+    trace_ids = model.encode(text[: max(job.end for job in jobs)]).ids
     model.check_length(len(trace_ids) + 1, what="the longest prefix with one new token")
     _, cache = model.prefill(trace_ids)
     prefixes = {end: _prefix(model, text[:end], trace_ids) for end in sorted({job.end for job in jobs})}
-    waiting = iter(jobs)
-    run = SharedPass(cache, min(batch_size, len(jobs)))
-    rows: list[Row] = []
-    while True:
-        while len(rows) < run.rows and (job := next(waiting, None)) is not None:
-            ids, shared = prefixes[job.end]
-            key = stream(seed, job.trace, job.position, job.sample)
-            rows.append(Row(job, ids, shared, key, min(sampling.max_new_tokens, model.context - len(ids))))
-        if not rows:
-            return
+    rows = (_row(model, job, *prefixes[job.end], sampling, seed) for job in jobs)
+    yield from _decode(model, cache, rows, sampling, min(batch_size, len(jobs)))
+
+
+def _draw_loose(
+    model: LensModel, jobs: list[Job], sampling: Sampling, seed: int, batch_size: int
+) -> Iterator[tuple[Job, Completion]]:
+    prefixes = [_prefix(model, job.prefix, [])[0] for job in jobs]
+    model.check_length(max(map(len, prefixes)) + 1, what="the longest prefix with one new token")
+    _, cache = model.prefill(prefixes[0][:1])
+    rows = (_row(model, job, ids, 0, sampling, seed) for job, ids in zip(jobs, prefixes, strict=True))
+    yield from _decode(model, cache, rows, sampling, min(batch_size, len(jobs)))
+
+
+def _row(model: LensModel, job: Job, ids: list[int], shared: int, sampling: Sampling, seed: int) -> Row:
+    key = stream(seed, job.trace, job.position, job.sample)
+    return Row(job, ids, shared, key, min(sampling.max_new_tokens, model.context - len(ids)))
+
+
+def _decode(
+    model: LensModel, cache: list[LayerCache], waiting: Iterator[Row], sampling: Sampling, batch_size: int
+) -> Iterator[tuple[Job, Completion]]:
+    """Keep up to `batch_size` rows in flight until none is left."""
+    run, rows = SharedPass(cache, batch_size), list(islice(waiting, batch_size))
+    while rows:
         _step(model, run, rows, sampling)
         yield from _collect(model, run, rows, sampling)
+        rows += islice(waiting, batch_size - len(rows))
 
 
 def _prefix(model: LensModel, prefix: str, trace_ids: list[int]) -> tuple[list[int], int]:
@@ -210,9 +235,7 @@ def _finished(model: LensModel, row: Row, sampling: Sampling) -> Literal["stop",
     return "length" if len(row.written) >= row.limit else None
 
 
-def _completion(
-    model: LensModel, row: Row, finish: Literal["stop", "length"], sampling: Sampling
-) -> Completion:
+def _completion(model: LensModel, row: Row, finish: Literal["stop", "length"], sampling: Sampling) -> Completion:
     written = row.written[:-1] if row.written and row.written[-1] in model.end_ids else row.written
     context = row.prefix[-8:]
     text = model.decode([*context, *written])[len(model.decode(context)) :]

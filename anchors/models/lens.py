@@ -42,13 +42,17 @@ class LensModel:
     def __init__(self, module: Any, tokenizer: Any, *, name: str, sampling: Sampling | None = None) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise CapabilityError(f"{name} has a slow tokenizer without character offsets; a fast one is needed")
+        config = module.config.get_text_config()
+        if not getattr(config, "num_attention_heads", None):
+            raise CapabilityError(f"{name} ({type(module).__name__}) has no attention heads to measure")
         attention_pass.register()
         try:
             module.set_attn_implementation(attention_pass.NAME)
         except (ValueError, AttributeError) as error:
-            raise CapabilityError(f"{name} ({type(module).__name__}) has no attention that can be routed: {error}") from error
+            raise CapabilityError(
+                f"{name} ({type(module).__name__}) has no attention that can be routed: {error}"
+            ) from error
         self.module, self.tokenizer, self.name = module.eval(), tokenizer, name
-        config = module.config.get_text_config()
         self.layers, self.heads = int(config.num_hidden_layers), int(config.num_attention_heads)
         self.context = int(getattr(config, "max_position_embeddings", None) or 1 << 30)
         self.sampling = sampling or Sampling()
@@ -136,7 +140,9 @@ class LensModel:
         try:
             encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         except (UnicodeEncodeError, TypeError) as error:
-            raise ValueError(f"{self.name}'s tokenizer cannot read the text: {error}; remove lone surrogates") from error
+            raise ValueError(
+                f"{self.name}'s tokenizer cannot read the text: {error}; remove lone surrogates"
+            ) from error
         ids, offsets = list(encoded["input_ids"]), [tuple(o) for o in encoded["offset_mapping"]]
         self._check_round_trip(text, ids)
         if self._bos is not None and ids[:1] != [self._bos]:
@@ -303,7 +309,9 @@ class LensModel:
         self.check_length(len(tokens.ids), what="the text with its forced answer")
         ((first, end),) = token_spans(tokens.offsets, [(start, len(text))]).spans
         if first == end:
-            raise ValueError(f"{self.name}'s tokenizer gives {text[start:]!r} no token of its own, so it cannot be scored")
+            raise ValueError(
+                f"{self.name}'s tokenizer gives {text[start:]!r} no token of its own, so it cannot be scored"
+            )
         cut = None if block is None else self.token_block(tokens, block)
         hidden = self.hidden(tokens.ids, TracePass(block=cut, ablate=ablate))
         logp = torch.log_softmax(self.unembed(hidden[first - 1 : end - 1]), dim=-1)

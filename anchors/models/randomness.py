@@ -5,7 +5,7 @@ from __future__ import annotations
 from hashlib import blake2b
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX1, _MIX2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -18,7 +18,7 @@ def stream(seed: int, trace: str, position: int, sample: int) -> int:
 
 
 def uniforms(
-    streams: Int[np.ndarray, " row"], steps: Int[np.ndarray, " row"], attempt: int
+    streams: Integer[np.ndarray, " row"], steps: Integer[np.ndarray, " row"], attempt: int
 ) -> Float[np.ndarray, " row"]:
     """One double in [0, 1) per row: splitmix64 of the stream advanced by the step and the attempt."""
     with np.errstate(over="ignore"):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from anchors.models.base import Sampling
@@ -26,7 +26,7 @@ MAX_ATTEMPTS = 1000
 class Draw(NamedTuple):
     """Drawn token ids, and which rows were too close to an edge to trust."""
 
-    ids: Int[np.ndarray, " row"]
+    ids: Integer[np.ndarray, " row"]
     ties: Bool[np.ndarray, " row"]
 
 
@@ -34,8 +34,8 @@ def sample(
     logits: Float[Tensor, "row vocabulary"],
     sampling: Sampling,
     *,
-    streams: Int[np.ndarray, " row"],
-    steps: Int[np.ndarray, " row"],
+    streams: Integer[np.ndarray, " row"],
+    steps: Integer[np.ndarray, " row"],
     margin: float,
 ) -> Draw:
     """Draw one token a row from the tempered, nucleus-truncated softmax.
@@ -53,7 +53,13 @@ def sample(
     open_rows = np.arange(len(streams))
     for attempt in range(MAX_ATTEMPTS):
         drawn, tied, accepted = _attempt(
-            probabilities[open_rows], cumulative[open_rows], streams[open_rows], steps[open_rows], attempt, sampling, margin
+            probabilities[open_rows],
+            cumulative[open_rows],
+            streams[open_rows],
+            steps[open_rows],
+            attempt,
+            sampling,
+            margin,
         )
         ids[open_rows], ties[open_rows] = drawn, tied
         open_rows = open_rows[~(accepted | tied)]

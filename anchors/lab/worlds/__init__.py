@@ -11,7 +11,7 @@ import random
 from collections.abc import Hashable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 ROLES = ("anchor", "needed", "restatement", "filler", "decoy")
 WORLDS = ("expression",)
@@ -31,6 +31,7 @@ class Move:
     state: Hashable
 
 
+@runtime_checkable
 class World(Protocol):
     """What every world provides; `State` is any hashable record with an `event` that names what just happened."""
 

@@ -8,12 +8,12 @@ operator and whose value by precedence differs from its value left to right. Eve
 | setup | ``We need {expr} modulo 10.`` | problem_setup, restatement | filler (.6) or plan |
 | filler | one of four phrases | plan_generation, filler | plan, or compute between steps |
 | plan | ``I will multiply first.`` (.5) or ``I will go left to right.`` (.5) | plan_generation, anchor | compute |
-| compute | ``{a} {op} {b} = {r}.``; with p .04 a slip to a uniformly wrong digit | active_computation, needed (anchor when it slips) | consolidate |
+| compute | ``{a} {op} {b} = {r}.``; p .04 slips to a wrong digit | active_computation, needed (slip: anchor) | consolidate |
 | consolidate | ``Now we have {expr}.`` or at the end ``That leaves {r}.`` | result_consolidation, needed | between, or finish |
-| between | under the wrong plan with p .3 ``Wait, multiplication comes first.``; else filler (.25) or compute | uncertainty_management, anchor | restart |
+| between | wrong plan, p .3: ``Wait, multiplication comes first.``; else filler (.25) or compute | uncertainty_management, anchor | restart |
 | restart | ``Start again from {expr}.`` | problem_setup, needed | compute |
 | finish | with p .4 ``Let me check the steps.`` | self_checking, anchor after a slip, else filler | verdict |
-| verdict | after a slip ``One step was wrong.``, else ``Every step is right.`` | self_checking, anchor / filler | restart, or the end |
+| verdict | ``One step was wrong.`` after a slip, else ``Every step is right.`` | self_checking, anchor / filler | restart / end |
 
 A check looks at the steps and never at the plan, and happens at most once. The answer is the last value left.
 """

@@ -1,0 +1,148 @@
+"""Rollouts: right distribution, and the same numbers for any batch size, order and interruption."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from anchors.models import load_model
+from anchors.models.base import Job, Sampling
+from anchors.models.randomness import stream, uniforms
+from anchors.models.sampling import sample
+
+
+def all_jobs(trace, n, *, trace_id="t"):
+    return [Job(trace.text, end, trace_id, k, s) for k, end in enumerate(trace.boundaries) for s in range(n)]
+
+
+def drawn(model, jobs, *, sampling=None, seed=0, batch_size=256):
+    sampling = sampling or Sampling(1.0, 0.9, 24)
+    found = model.generate(jobs, sampling=sampling, seed=seed, batch_size=batch_size)
+    return {(job.trace, job.position, job.sample): completion for job, completion in found}
+
+
+def test_rollouts_do_not_depend_on_batch_size_or_order(tiny, problem_trace):
+    jobs = all_jobs(problem_trace, 4)
+    whole = drawn(tiny, jobs)
+    assert len(whole) == len(jobs)
+    shuffled = list(jobs)
+    random.Random(0).shuffle(shuffled)
+    assert drawn(tiny, shuffled, batch_size=7) == whole
+    some = jobs[:: len(jobs) // 6]
+    alone = drawn(tiny, some, batch_size=1)
+    assert alone == {key: whole[key] for key in alone}
+
+
+def test_one_and_two_threads_agree(tiny, problem_trace):
+    jobs, before = all_jobs(problem_trace, 2), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = drawn(tiny, jobs)
+        torch.set_num_threads(2)
+        assert drawn(tiny, jobs) == one
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_texts_drawn_together_equal_texts_drawn_alone(tiny, problem_trace):
+    texts = [problem_trace.before(i) for i in (3, 6, 9)]
+    jobs = [Job(text, len(text), f"text {i}", 0, s) for i, text in enumerate(texts) for s in range(2)]
+    together = drawn(tiny, jobs)
+    for i, text in enumerate(texts):
+        shared = [Job(text, len(text), f"text {i}", 0, s) for s in range(5)]
+        alone = drawn(tiny, shared)
+        assert all(alone[key] == together[key] for key in alone if key in together)
+
+
+def test_seed_trace_position_and_sample_each_change_the_stream():
+    base = stream(0, "a", 1, 2)
+    assert len({base, stream(1, "a", 1, 2), stream(0, "b", 1, 2), stream(0, "a", 2, 2), stream(0, "a", 1, 3)}) == 5
+    draws = uniforms(np.full(20_000, base, dtype=np.uint64), np.arange(20_000, dtype=np.uint64), 0)
+    assert abs(draws.mean() - 0.5) < 0.01
+    assert abs(np.corrcoef(draws[:-1], draws[1:])[0, 1]) < 0.03
+
+
+@pytest.mark.parametrize("temperature, top_p", [(1.0, 1.0), (0.6, 0.95), (1.3, 0.5)])
+def test_draws_follow_the_truncated_softmax(temperature, top_p):
+    """Chi-square against probabilities computed with a sort."""
+    from scipy.stats import chi2
+
+    n, vocabulary = 40_000, 12
+    logits = torch.randn(vocabulary, generator=torch.Generator().manual_seed(1)) * 2
+    streams = np.array([stream(0, "t", 0, s) for s in range(n)], dtype=np.uint64)
+    found = sample(
+        logits.expand(n, -1),
+        Sampling(temperature, top_p, 1),
+        streams=streams,
+        steps=np.zeros(n, dtype=np.uint64),
+        margin=0.0,
+    )
+    p = torch.softmax(logits.double() / temperature, -1).numpy()
+    order = np.argsort(-p)
+    keep = order[np.cumsum(p[order]) - p[order] < top_p]
+    expected = np.zeros(vocabulary)
+    expected[keep] = n * p[keep] / p[keep].sum()
+    observed = np.bincount(found.ids, minlength=vocabulary)
+    assert observed[expected == 0].sum() == 0
+    statistic = ((observed - expected)[keep] ** 2 / expected[keep]).sum()
+    assert chi2.sf(statistic, len(keep) - 1) > 1e-4
+
+
+def test_rollouts_follow_the_models_softmax_from_any_prefix(tiny, problem_trace):
+    from scipy.stats import chi2
+
+    end, n = problem_trace.boundaries[5], 3000
+    jobs = [Job(problem_trace.text, end, "t", 5, s) for s in range(n)]
+    found = Counter(c.text for c in drawn(tiny, jobs, sampling=Sampling(1.0, 1.0, 1)).values())
+    prefix = problem_trace.text[:end]
+    ids = tiny.encode(prefix).ids
+    p = tiny.logprobs(prefix)[-1].exp().double().numpy()
+    expected: Counter[str] = Counter()
+    head = tiny.decode(ids)
+    for token, mass in enumerate(p):
+        text = "" if token in tiny.end_ids else tiny.decode([*ids, token])[len(head) :]
+        expected[text] += n * mass
+    common = [text for text, mass in expected.items() if mass >= 5]
+    statistic = sum((found[t] - expected[t]) ** 2 / expected[t] for t in common)
+    assert chi2.sf(statistic, len(common)) > 1e-4
+
+
+def test_ties_are_decided_by_the_row_alone(checkpoints, problem_trace, monkeypatch):
+    """With a huge margin every draw is a tie: the batched path must then equal single-row logits exactly."""
+    from anchors.models import engine
+
+    model = load_model(checkpoints["llama"])
+    jobs = all_jobs(problem_trace, 1)
+    plain = drawn(model, jobs)
+    monkeypatch.setitem(engine.MARGIN, torch.float32, 0.6)
+    assert drawn(model, jobs) == plain
+
+
+def test_length_limit_and_context_end_are_said(checkpoints, problem_trace):
+    model = load_model(checkpoints["gpt2"])
+    completions = drawn(model, all_jobs(problem_trace, 2), sampling=Sampling(1.0, 1.0, 3)).values()
+    assert all(c.finish == "stop" or c.tokens == 3 for c in completions)
+    text = "We" + " need" * 508
+    (completion,) = drawn(model, [Job(text, len(text), "t", 0, 0)], sampling=Sampling(1.0, 1.0, 50)).values()
+    assert completion.finish == "stop" or len(model.encode(text).ids) + completion.tokens == model.context
+    too_long = "We" + " need" * 512
+    with pytest.raises(ValueError, match="512 positions"):
+        drawn(model, [Job(too_long, len(too_long), "t", 0, 0)])
+
+
+def test_stop_strings_end_a_rollout_and_are_kept(checkpoints, problem_trace):
+    model = load_model(checkpoints["llama"])
+    free = drawn(model, all_jobs(problem_trace, 3), sampling=Sampling(1.0, 1.0, 40))
+    stopped = drawn(model, all_jobs(problem_trace, 3), sampling=Sampling(1.0, 1.0, 40, stop=(" 4",)))
+    for key, completion in free.items():
+        cut = completion.text.find(" 4")
+        assert stopped[key].text == (completion.text if cut < 0 else completion.text[: cut + 2])
+
+
+def test_bfloat16_draws_complete(checkpoints, problem_trace):
+    model = load_model(checkpoints["qwen3"], dtype=torch.bfloat16)
+    assert len(drawn(model, all_jobs(problem_trace, 2))) == 2 * len(problem_trace.boundaries)
