@@ -44,11 +44,17 @@ def vertical_scores(
 
 def fisher_kurtosis(scores: Float[np.ndarray, "*head source"]) -> Float[np.ndarray, "*head"]:
     """Excess kurtosis over sentences, biased, NaN omitted: m4 / m2^2 - 3. NaN with fewer than 4 measured sentences."""
-    centred = scores - np.nanmean(scores, -1, keepdims=True)
-    second, fourth = np.nanmean(centred**2, -1), np.nanmean(centred**4, -1)
+    centred = scores - _nanmean(scores, -1)[..., None]
+    second, fourth = _nanmean(centred**2, -1), _nanmean(centred**4, -1)
     enough = (~np.isnan(scores)).sum(-1) >= 4
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(enough & (second > 0), fourth / second**2 - 3, np.nan)
+
+
+def _nanmean(x: np.ndarray, axis: int) -> np.ndarray:
+    """Mean of what was measured; NaN, without a warning, where nothing was."""
+    count = (~np.isnan(x)).sum(axis)
+    return np.where(count > 0, np.nansum(x, axis) / np.maximum(count, 1), np.nan)
 
 
 def top_heads(kurtosis: Float[np.ndarray, "layer head"], *, top: int) -> list[tuple[int, int]]:
@@ -72,21 +78,26 @@ def receiver_heads(
     """Mean vertical score of each sentence over the receiver heads (Thought Anchors, 2506.19143, section 4).
 
     `heads` fixes the heads, for instance to those found on other traces with `shared_receiver_heads`; by default they
-    are chosen on this trace, which makes its own peaks look sharper. At most a quarter of all heads are chosen.
+    are chosen on this trace, which makes its own peaks look sharper. At most a quarter of all heads are chosen; where
+    fewer than 4 sentences have a vertical score, no head has a kurtosis and all are used (`details` says so).
     The interval is a bootstrap over later sentences, `p` and `floor` come from sources at the same distances.
-    extras: `kurtosis` [layer, head], `heads` [head, 2], `vertical` [layer, head, source], `attention` [target, source].
+    `matrix` is the mean attention of the chosen heads; extras: `kurtosis` [layer, head], `heads` [head, 2],
+    `vertical` [layer, head, source].
 
     Raises:
-        ValueError: the trace has no more than `proximity` sentences.
+        ValueError: the trace has no more than `proximity` sentences, top < 1, or a head that does not exist.
     """
-    if len(trace) <= proximity:
-        raise ValueError(f"the trace has {len(trace)} sentences; receiver scores need more than proximity={proximity}")
-    attention = model.pooled_attention(trace.text, trace.spans).double().numpy()
+    if top < 1:
+        raise ValueError(f"top is {top}; at least one receiver head is needed")
+    attention = _measured_attention(trace, model, proximity)
     vertical = vertical_scores(attention, proximity=proximity)
     kurtosis = fisher_kurtosis(vertical)
-    chosen = list(heads) if heads is not None else top_heads(kurtosis, top=min(top, max(1, kurtosis.size // 4)))
-    if not chosen:
-        chosen = [(layer, head) for layer in range(kurtosis.shape[0]) for head in range(kurtosis.shape[1])]
+    if heads is None:
+        chosen, origin = top_heads(kurtosis, top=min(top, max(1, kurtosis.size // 4))), "this trace"
+        if not chosen:
+            chosen, origin = [(int(i), int(j)) for i, j in np.ndindex(kurtosis.shape)], "all heads: no kurtosis"
+    else:
+        chosen, origin = _known_heads(heads, kurtosis.shape), "the caller's"
     mean = np.mean([attention[layer, head] for layer, head in chosen], axis=0)
     low, high, n = _row_bootstrap(mean, proximity, resamples, seed)
     p, floor = _recency_null(mean, proximity, resamples, seed)
@@ -105,7 +116,7 @@ def receiver_heads(
             "model": model.name,
             "proximity": proximity,
             "heads": len(chosen),
-            "heads chosen on": "other traces" if heads is not None else "this trace",
+            "heads chosen on": origin,
             "null": "sources at the same distances",
             "seed": seed,
             "sign": "attention has no sign: higher means more attended",
@@ -114,12 +125,39 @@ def receiver_heads(
 
 
 def shared_receiver_heads(traces: Sequence[Trace], model: WhiteBox, *, top: int = 20, proximity: int = 4) -> Heads:
-    """Receiver heads by mean kurtosis over many traces, as published, to be used on other traces."""
+    """Receiver heads by mean kurtosis over many traces, as published, to be used on other traces.
+
+    Raises:
+        ValueError: no traces, one of no more than `proximity` sentences, or none long enough for a kurtosis.
+    """
     kurtoses = []
     for trace in traces:
-        attention = model.pooled_attention(trace.text, trace.spans).double().numpy()
+        attention = _measured_attention(trace, model, proximity)
         kurtoses.append(fisher_kurtosis(vertical_scores(attention, proximity=proximity)))
-    return top_heads(np.nanmean(kurtoses, axis=0), top=top)
+    found = top_heads(_nanmean(np.array(kurtoses), 0), top=top) if kurtoses else []
+    if not found:
+        raise ValueError(
+            f"{len(kurtoses)} traces give no receiver heads: a kurtosis needs a trace of at least {proximity + 4} "
+            f"sentences, and top={top} at least 1"
+        )
+    return found
+
+
+def _measured_attention(trace: Trace, model: WhiteBox, proximity: int) -> Float[np.ndarray, "layer head target source"]:
+    if len(trace) <= proximity:
+        raise ValueError(f"the trace has {len(trace)} sentences; receiver scores need more than proximity={proximity}")
+    return model.pooled_attention(trace.text, trace.spans).double().numpy()
+
+
+def _known_heads(heads: Heads, shape: tuple[int, ...]) -> list[tuple[int, int]]:
+    """The caller's heads, each once; ValueError for none, or for one that does not exist."""
+    chosen = list(dict.fromkeys((int(layer), int(head)) for layer, head in heads))
+    unknown = [pair for pair in chosen if not (0 <= pair[0] < shape[0] and 0 <= pair[1] < shape[1])]
+    if unknown or not chosen:
+        raise ValueError(
+            f"heads are {unknown or 'empty'}; give (layer, head) pairs below ({shape[0]}, {shape[1]}), or heads=None"
+        )
+    return chosen
 
 
 def _row_bootstrap(
@@ -144,8 +182,8 @@ def _recency_null(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Upper-tail p and expectation of each score when only distance matters.
 
-    For source j the entry at every distance d is replaced by a random entry of the same diagonal. The last sentences
-    have few or no partners there; their p is 1.
+    For source j the entry at every distance d is replaced by a random entry of the same diagonal, its own included:
+    the longest distances have few others, which makes p conservative. NaN for the last `proximity` sentences.
     """
     size = len(mean)
     p, floor = np.full(size, np.nan), np.full(size, np.nan)
@@ -155,7 +193,8 @@ def _recency_null(
     for j in range(size - proximity):
         if np.isnan(observed[j]):
             continue
-        bands = [diagonals[d][~np.isnan(diagonals[d])] for d in range(proximity, size - j)]
+        seen = [d for d in range(proximity, size - j) if not np.isnan(mean[j + d, j])]
+        bands = [diagonals[d][~np.isnan(diagonals[d])] for d in seen]
         null = np.mean([rng.choice(band, resamples) for band in bands], axis=0)
         p[j] = (1 + (null >= observed[j] - 1e-12).sum()) / (resamples + 1)
         floor[j] = null.mean()
@@ -181,10 +220,14 @@ def ablate_heads(
     """Zero the output of heads (the input of the output projection) and measure the forced answer's log-probability.
 
     The released code zeroes slices of the projection's *output*, which are residual dimensions and no heads.
+
+    Raises:
+        ValueError: the trace has no answer, `heads` is empty, or one does not exist.
     """
     from anchors.forced import forced_answer
 
     text, start = forced_answer(trace, model, answer=answer)
+    heads = _known_heads(heads, (model.layers, model.heads))
     rng = np.random.default_rng(seed)
     every = [(layer, head) for layer in range(model.layers) for head in range(model.heads)]
     picks = [rng.choice(len(every), len(heads), replace=False) for _ in range(controls)]

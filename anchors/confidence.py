@@ -33,6 +33,8 @@ class TokenConfidence(NamedTuple):
 
 def token_confidence(text: str, model: LensModel, *, k: int = 20) -> TokenConfidence:
     """C_t = -(1/k) sum over the k largest P_t(j) of log P_t(j), with entropy and log p of the token itself, in nats."""
+    if k < 1:
+        raise ValueError(f"k is {k}; token confidence averages at least one log-probability")
     if not hasattr(model, "hidden"):
         raise CapabilityError(f"{model.name} gives no log-probabilities over its vocabulary; use a local model")
     ids = model.encode(text).ids
@@ -44,7 +46,7 @@ def token_confidence(text: str, model: LensModel, *, k: int = 20) -> TokenConfid
         logp = torch.log_softmax(model.unembed(hidden[first : min(first + step, len(ids) - 1)]), -1)
         targets = torch.tensor(ids[first + 1 : first + 1 + len(logp)], device=logp.device)
         top = logp.topk(min(k, logp.shape[-1]), dim=-1).values
-        entropy = -(logp.exp() * logp).sum(-1)
+        entropy = torch.special.entr(logp.exp()).sum(-1)
         own = logp.gather(-1, targets[:, None])[:, 0]
         parts.append(torch.stack([-top.mean(-1), entropy, own]).double().cpu().numpy())
     return TokenConfidence(*np.concatenate(parts, axis=1))

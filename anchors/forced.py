@@ -19,7 +19,7 @@ class AnswerStub(NamedTuple):
         """The text `prefix + before + answer + after` and the character where scoring starts.
 
         >>> AnswerStub("\\n</think>\\nThe answer is ", ".").force("7.", "3")
-        ('7.\\n</think>\\nThe answer is 3.', 26)
+        ('7.\\n</think>\\nThe answer is 3.', 25)
         """
         head = prefix + self.before
         return head + answer + self.after, len(head.rstrip(" "))

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-import logging
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,8 +21,6 @@ from tqdm.auto import tqdm
 from anchors.models.base import Job, Model, Sampling
 from anchors.rollouts import Rollout, Rollouts, Store
 from anchors.trace import Trace
-
-logger = logging.getLogger(__name__)
 
 CALIBRATION_BOUNDARIES = 5
 PROBE_ROWS, PROBE_TOKENS = 256, 8
@@ -43,7 +41,7 @@ class Bill:
     limited: int = 0
 
     def __str__(self) -> str:
-        parts = [f"{self.rollouts:,} rollouts to draw ({self.stored:,} stored)", f"about {self.tokens:,} tokens"]
+        parts = [f"{self.rollouts:,} rollouts ({self.stored:,} more stored)", f"about {self.tokens:,} tokens"]
         parts.append(f"about {_duration(self.seconds)}")
         if self.price is not None:
             parts.append(f"about {self.price:.2f} at the given price")
@@ -100,11 +98,12 @@ def resample_traces(
     sampling = sampling or model.sampling
     runs = open_run(traces, model, seed=seed, sampling=sampling, out=out)
     bill = calibrate(runs, model, n=n, seed=seed, sampling=sampling, price=price, keep=True, **options)
-    logger.info("%s", bill)
     pending = [job for run in runs for job in _jobs(run, run.missing(n))]
     if pending:
         by_id = {run.trace.id: run for run in runs}
-        bar = tqdm(total=len(pending), desc=str(bill), unit="rollout", disable=not progress)
+        if progress:
+            tqdm.write(f"to draw: {bill}", file=sys.stderr)
+        bar = tqdm(total=len(pending), desc="rollouts", unit="", disable=not progress)
         with bar:
             for job, rollout in _drawn(model, pending, sampling, seed, options):
                 by_id[job.trace].add([rollout])

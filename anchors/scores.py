@@ -46,7 +46,7 @@ def method(name: str, *, needs: Literal["rollouts", "model"], unit: str) -> Call
     return register
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scores:
     """Scores of the sentences of one trace under one method.
 
@@ -103,6 +103,8 @@ class Scores:
         for name in ("values", "low", "high", "n", "p", "floor"):
             if len(getattr(self, name)) != len(self.trace):
                 raise ValueError(f"{name} has {len(getattr(self, name))} entries for {len(self.trace)} sentences")
+        if self.matrix is not None and self.matrix.shape != (len(self.trace), len(self.trace)):
+            raise ValueError(f"matrix has shape {self.matrix.shape} for {len(self.trace)} sentences, targets first")
 
     def __getattr__(self, name: str) -> np.ndarray:
         extras = self.__dict__.get("extras", {})
@@ -196,6 +198,7 @@ class Scores:
 
     @classmethod
     def load(cls, path: str | Path) -> Scores:
+        """Read what `save` wrote."""
         with np.load(path, allow_pickle=False) as stored:
             header = json.loads(str(stored["header"]))
             extras = {name[6:]: stored[name] for name in stored.files if name.startswith("extra_")}

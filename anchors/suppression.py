@@ -22,9 +22,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from anchors.forced import forced_answer
-from anchors.models.attention_pass import Block, LayerCache, TracePass
-from anchors.models.base import CapabilityError
-from anchors.models.tokens import token_spans
+from anchors.models.attention_pass import LayerCache, TracePass
+from anchors.models.base import CapabilityError, Tokens
+from anchors.models.tokens import answer_tokens, token_spans
 from anchors.scores import Scores, method
 from anchors.trace import Trace
 
@@ -36,9 +36,9 @@ PAPER_TOP_P, PAPER_TOP_K, PAPER_TEMPERATURE, PAPER_FLOOR, PAPER_EPSILON = 0.9999
 
 
 class Base(NamedTuple):
-    """The plain forward of a text: final hidden states, recorded past, token ids and the answer's token range."""
+    """The plain forward of a text: its tokens, final hidden states, recorded past and the answer's token range."""
 
-    ids: list[int]
+    tokens: Tokens
     hidden: Float[Tensor, "token width"]
     past: list[LayerCache]
     answer: tuple[int, int]
@@ -67,12 +67,15 @@ def suppress(
 
     Raises:
         CapabilityError: the model is a black box.
-        ValueError: the trace has no answer, or it does not fit the context.
+        ValueError: the trace has no answer, it does not fit the context, a layer or head does not exist, or `compat`
+            is unknown.
     """
+    if compat not in (None, "paper"):
+        raise ValueError(f"compat is {compat!r}; it must be None (exact) or 'paper'")
     if not hasattr(model, "prefill"):
         raise CapabilityError(f"{model.name} cannot block attention; suppression needs a local model")
     base = _base(trace, model, answer)
-    spans = _paper_spans(trace, model) if compat == "paper" else _spans(trace, model)
+    spans = _paper_spans(trace, model) if compat else token_spans(base.tokens.offsets, trace.spans).spans
     size = len(trace)
     matrix, low, high = (np.full((size, size), np.nan) for _ in range(3))
     values = np.full(size, np.nan)
@@ -81,8 +84,8 @@ def suppress(
     for s, (a, b) in enumerate(tqdm(spans, desc="suppress", disable=not progress)):
         if a == b:
             continue
-        block = Block(a, b, _frozen(layers), _frozen(heads))
-        hidden = model.hidden(base.ids, TracePass(start=a, past=base.past, block=block))
+        block = model.column_block((a, b), layers=layers, heads=heads)
+        hidden = model.hidden(base.tokens.ids, TracePass(start=a, past=base.past, block=block))
         values[s] = plain - _answer_logprob(model, base, hidden, a)
         effects = _token_effects(model, base, hidden, a, spans[-1][1], compat)
         for t in range(s + 1, size):
@@ -109,19 +112,11 @@ def suppress(
     )
 
 
-def _spans(trace: Trace, model: LensModel) -> list[tuple[int, int]]:
-    return token_spans(model.encode(trace.text[: trace.boundaries[-1]]).offsets, trace.spans).spans
-
-
 def _paper_spans(trace: Trace, model: LensModel) -> list[tuple[int, int]]:
     """The published token windows: lengths of the tokenised prefixes, which run through trailing white space."""
     starts = [a + len(trace.text[a:b]) - len(trace.text[a:b].lstrip()) for a, b in trace.spans]
     edges = [len(model.encode(trace.text[:at]).ids) for at in [*starts, trace.boundaries[-1]]]
     return list(itertools.pairwise(edges))
-
-
-def _frozen(items: Any) -> frozenset[Any] | None:
-    return None if items is None else frozenset(items)
 
 
 def _details(model: LensModel, layers: Any, heads: Any, compat: str | None, seed: int) -> dict[str, Any]:
@@ -141,17 +136,14 @@ def _base(trace: Trace, model: LensModel, answer: str | None) -> Base:
     tokens = model.encode(text)
     model.check_length(len(tokens.ids), what="the trace with its forced answer")
     hidden, past = model.prefill(tokens.ids)
-    if not bool(torch.isfinite(hidden).all()):
-        raise ValueError(f"{model.name} returned NaN or infinite hidden states; load it with dtype=torch.float32")
-    ((first, end),) = token_spans(tokens.offsets, [(start, len(text))]).spans
-    return Base(tokens.ids, hidden, past, (first, end))
+    return Base(tokens, hidden, past, answer_tokens(tokens.offsets, start))
 
 
 def _answer_logprob(model: LensModel, base: Base, hidden: Tensor, start: int) -> float:
     """log p of the answer's tokens, from hidden states that begin at token `start`."""
     first, end = base.answer
     logp = torch.log_softmax(model.unembed(hidden[first - 1 - start : end - 1 - start]), dim=-1)
-    targets = torch.tensor(base.ids[first:end], device=logp.device)
+    targets = torch.tensor(base.tokens.ids[first:end], device=logp.device)
     return float(logp.gather(-1, targets[:, None]).double().sum())
 
 

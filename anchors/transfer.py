@@ -2,7 +2,8 @@
 
 1. Select the writer's anchors by its own scores; orient each by its sign.
 2. Match every anchor with control sentences of the same trace: near in position, close in length in the reader's
-   tokens, same answer mention. Anchors without a control are counted and left out.
+   tokens, same answer mention. No sentence the writer names an anchor is a control. Anchors without a control are
+   counted and left out.
 3. Remove each sentence from the reader, by deleting its text and by blocking attention to it, and measure the change
    of the forced answer's log-probability a token. No sampling, so no sampling noise.
 4. d = sign x [effect(anchor) - mean effect(controls)], averaged within a trace; inference is over traces.
@@ -11,6 +12,7 @@ Source: systems of the field restated in this project's transfer specification (
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -49,7 +51,10 @@ class Retention(NamedTuple):
 
 
 class Balance(NamedTuple):
-    """Standardised mean difference between anchors and their controls on one matching variable."""
+    """Standardised mean difference between anchors and their controls on one matching variable.
+
+    NaN when they differ but neither varies, so that there is no spread to standardise by.
+    """
 
     variable: str
     difference: float
@@ -104,25 +109,30 @@ def transfer_anchors(
 
     `scores` are one method's scores of one or many traces. Anchors are the up to k sentences of largest |score| among
     those `scores.anchors(fdr)` names, or the top k where the method has no null. The outcome is the trace's own
-    answer, or its target where it has none. The first anchors of `Scores` are those of the writer; pass the reader as
-    the writer's own model to get the self-effect.
+    answer, or its target where it has none. With the writer itself as reader this is the self-effect.
 
     Raises:
-        ValueError: no scores, or scores of several methods.
+        ValueError: no scores, scores of several methods or writers, two of one trace, or k or controls below 1.
         CapabilityError: the reader is a black box.
     """
     scores = [scores] if isinstance(scores, Scores) else list(scores)
-    methods = sorted({s.method for s in scores})
+    methods, writers = ({s.method for s in scores}, {str(s.details.get("model", "unknown")) for s in scores})
     if len(methods) != 1:
-        raise ValueError(f"scores of {methods or 'no method'} were given; call transfer_anchors once a method")
+        raise ValueError(f"scores of {sorted(methods) or 'no method'} were given; call transfer_anchors once a method")
+    if len(writers) != 1:
+        raise ValueError(f"scores made with {sorted(writers)} were given; call transfer_anchors once a writer")
+    if len({s.trace.id for s in scores}) < len(scores):
+        raise ValueError("a trace was given twice; inference is over traces, so give each once")
+    if min(k, controls) < 1:
+        raise ValueError(f"k is {k} and controls is {controls}; both must be at least 1")
     if not hasattr(reader, "score"):
         raise CapabilityError(f"{reader.name} gives no log-probabilities of forced text; use a local reader")
     readings = [_read(s, reader, k=k, fdr=fdr, controls=controls) for s in scores]
     matches = [m for reading in readings for m in reading.matches]
     return Transfer(
-        writer=str(scores[0].details.get("model", "unknown")),
+        writer=writers.pop(),
         reader=reader.name,
-        method=methods[0],
+        method=methods.pop(),
         retention=tuple(_retention(op, [r.effects.get(op, np.nan) for r in readings]) for op in OPERATIONS),
         balance=_balance([r for r in readings if r.matches]),
         anchors=len(matches),
@@ -156,7 +166,7 @@ def _read(scores: Scores, reader: LensModel, *, k: int, fdr: float, controls: in
     if not chosen:
         return Reading({}, (), nothing, 0, f"{trace.id}: the writer's scores name no anchor at fdr {fdr}")
     covariates = _covariates(trace, reader, answer)
-    taken = set(chosen)
+    taken = {*chosen, *_named(scores, fdr)}
     matches = [Match(a, float(np.sign(scores.values[a])), match(covariates, a, taken, controls)) for a in chosen]
     kept = tuple(m for m in matches if m.controls)
     if not kept:
@@ -166,16 +176,25 @@ def _read(scores: Scores, reader: LensModel, *, k: int, fdr: float, controls: in
 
 
 def select_anchors(scores: Scores, *, k: int, fdr: float) -> list[int]:
-    """Up to k sentences of largest |score| among the writer's anchors, or its top k where it has no null."""
-    if np.isnan(scores.p).all():
-        return scores.top(k)
-    return sorted(scores.anchors(fdr=fdr), key=lambda i: -abs(scores.values[i]))[:k]
+    """Up to k sentences of largest |score| among the writer's anchors, or its top k where it has no null.
+
+    A score of exactly 0 has no direction to test, so it is never chosen.
+    """
+    found = scores.top(k) if np.isnan(scores.p).all() else _named(scores, fdr)
+    signed = [i for i in found if scores.values[i] != 0]
+    return sorted(signed, key=lambda i: -abs(scores.values[i]))[:k]
+
+
+def _named(scores: Scores, fdr: float) -> list[int]:
+    """The sentences the writer names anchors; none where its method has no null."""
+    return [] if np.isnan(scores.p).all() else scores.anchors(fdr=fdr)
 
 
 def _covariates(trace: Trace, reader: LensModel, answer: str) -> Float[np.ndarray, "sentence variable"]:
     spans = token_spans(reader.encode(trace.text[: trace.boundaries[-1]]).offsets, trace.spans).spans
-    rows = [(b - a, i, answer in s.text) for i, ((a, b), s) in enumerate(zip(spans, trace.sentences, strict=True))]
-    return np.array(rows, dtype=float)
+    said = re.compile(rf"(?<!\w){re.escape(answer)}(?!\w)")
+    mentions = [said.search(s.text) is not None for s in trace.sentences]
+    return np.array([(b - a, i, mentions[i]) for i, (a, b) in enumerate(spans)], dtype=float)
 
 
 def match(
@@ -232,4 +251,6 @@ def _balance(readings: Sequence[Reading]) -> tuple[Balance, ...]:
     controls = np.concatenate([[r.covariates[list(m.controls)].mean(0) for m in r.matches] for r in readings])
     spread = np.sqrt((anchors.var(0) + controls.var(0)) / 2)
     gap = anchors.mean(0) - controls.mean(0)
-    return tuple(Balance(v, float(g / s) if s > 0 else 0.0) for v, g, s in zip(VARIABLES, gap, spread, strict=True))
+    flat = np.where(gap == 0, 0.0, np.nan)
+    difference = np.where(spread > 0, gap / np.where(spread > 0, spread, 1.0), flat)
+    return tuple(Balance(v, float(d)) for v, d in zip(VARIABLES, difference, strict=True))

@@ -146,3 +146,17 @@ def test_stop_strings_end_a_rollout_and_are_kept(checkpoints, problem_trace):
 def test_bfloat16_draws_complete(checkpoints, problem_trace):
     model = load_model(checkpoints["qwen3"], dtype=torch.bfloat16)
     assert len(drawn(model, all_jobs(problem_trace, 2))) == 2 * len(problem_trace.boundaries)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma2"])
+def test_a_low_temperature_does_not_depend_on_the_batch_either(checkpoints, problem_trace, architecture):
+    """Logits divided by 0.01 carry a hundred times their rounding error, so the margin must widen by as much."""
+    model, sampling = load_model(checkpoints[architecture]), Sampling(0.01, 0.95, 16)
+    jobs = all_jobs(problem_trace, 4)
+    whole = drawn(model, jobs, sampling=sampling)
+    assert drawn(model, jobs, sampling=sampling, batch_size=5) == whole
+
+
+def test_an_empty_batch_is_refused(checkpoints, problem_trace):
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        drawn(load_model(checkpoints["llama"]), all_jobs(problem_trace, 1), batch_size=0)

@@ -261,3 +261,19 @@ def test_tokens_at_boundaries_are_assigned_once_and_counted(tiny, trace):
     assert [b for _, b in result.spans[:-1]] == [a for a, _ in result.spans[1:]]
     assert result.straddling >= 0
     assert write(WORLD, (1, "+", 2, "*", 3), __import__("random").Random(0)).moves
+
+
+def test_a_forward_outside_a_pass_is_refused(checkpoints):
+    """Padding masks and caches would be dropped silently there."""
+    model = load_model(checkpoints["llama"])
+    with pytest.raises(CapabilityError, match=r"model\.bridge"):
+        model.module(torch.tensor([[5, 6]]))
+
+
+def test_layers_that_cannot_be_blocked_are_refused(checkpoints):
+    from anchors.models.lens import LensModel
+
+    model = load_model(checkpoints["llama"])
+    model.module.config.layer_types = ["full_attention", "chunked_attention", "full_attention"]
+    with pytest.raises(CapabilityError, match="chunked_attention"):
+        LensModel(model.module, model.tokenizer, name="mixed")

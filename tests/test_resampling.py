@@ -101,7 +101,7 @@ def test_the_bill_says_what_is_missing_and_leaves_nothing(model, problem_trace, 
     assert bill.rollouts == 5 * (len(problem_trace) + 1)
     assert bill.stored == 0 and bill.seconds > 0
     assert bill.price == pytest.approx(bill.tokens * 2e-6)
-    assert str(bill).startswith("80 rollouts to draw (0 stored), about")
+    assert str(bill).startswith("80 rollouts (0 more stored), about")
     real = resample(problem_trace, model, n=5, sampling=SHORT, progress=False).cost().tokens
     assert real / 2 < bill.tokens < real * 2
     near = plan_resampling([problem_trace], model, n=1, sampling=Sampling(1.0, 1.0, 500))

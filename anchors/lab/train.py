@@ -14,11 +14,10 @@ from __future__ import annotations
 import json
 import logging
 import random
-import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -45,12 +44,12 @@ class Recipe:
     heads: int = 4
     mlp: int = 512
     context: int = 512
-    steps: int = 6000
+    steps: int = 5000
     batch: int = 32
     matrix_rate: float = 0.02
     other_rate: float = 3e-3
     init: float = 0.06
-    bfloat16: bool = False
+    bfloat16: bool = True
 
 
 @dataclass(frozen=True)
@@ -160,7 +159,6 @@ def train(recipe: Recipe, out: str | Path, *, save_every: int = 500) -> Path:
     optimisers = _optimisers(model, recipe)
     checkpoint = folder / "checkpoint.pt"
     first = _resume(checkpoint, recipe, model, optimisers)
-    started, spent = time.monotonic(), 0.0
     bar = tqdm(range(first, recipe.steps), initial=first, total=recipe.steps, desc=folder.name, mininterval=5)
     for step in bar:
         loss = _step(model, optimisers, batch(world, tokenizer, recipe, step), _rate(step, recipe), recipe)
@@ -168,9 +166,7 @@ def train(recipe: Recipe, out: str | Path, *, save_every: int = 500) -> Path:
             bar.set_postfix(loss=f"{loss:.4f}")
         if (step + 1) % save_every == 0 or step + 1 == recipe.steps:
             _save(checkpoint, recipe, model, optimisers, step + 1)
-    spent = time.monotonic() - started
     export(model, tokenizer, folder)
-    (folder / "recipe.json").write_text(json.dumps(asdict(recipe) | {"seconds": round(spent)}, indent=2) + "\n")
     return folder
 
 
@@ -225,21 +221,56 @@ def _resume(path: Path, recipe: Recipe, model: LlamaForCausalLM, optimisers: lis
 
 
 def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write the model in Hugging Face format, float16, with the ids of one text for the tokenizer check at load."""
-    half = build_model(Recipe(), len(tokenizer)) if False else model
-    state = {name: tensor.half() for name, tensor in half.state_dict().items()}
+    """Write model and tokenizer in Hugging Face format, float16."""
     model.config.dtype = torch.float16
-    model.save_pretrained(folder, state_dict=state)
+    model.config.architectures = ["LlamaForCausalLM"]
+    model.save_pretrained(folder, state_dict={name: tensor.half() for name, tensor in model.state_dict().items()})
+    tokenizer.chat_template = "{{ messages[-1].content + '\n<think>\n' }}"
     tokenizer.save_pretrained(folder)
-    text = document(load_world("expression"), random.Random(0))
-    probe = text.prompt + text.completion
-    ids = tokenizer.encode(probe)
-    (folder / "tokenizer_probe.json").write_text(json.dumps({"text": probe, "ids": ids}) + "\n")
 
 
-def evaluation_prompts(world: World, n: int, *, seed: str = "held out") -> Iterator[tuple[object, str]]:
-    """Held-out problems and their prompts."""
-    rng = random.Random(seed)
-    for _ in range(n):
-        problem = world.problem(rng)
-        yield problem, world.prompt(problem)
+def write_card(recipe: Recipe, folder: Path, *, problems: int = 600, traces: int = 6, n: int = 200) -> dict[str, Any]:
+    """Measure a finished model and leave `card.json` and `README.md`; what `load_model` needs is in the card.
+
+    The card carries the default sampling and answer stub, and ids the tokenizer must reproduce at load.
+    """
+    from anchors.lab.evaluate import evaluate
+    from anchors.models.base import Sampling
+    from anchors.models.lens import LensModel
+
+    world = load_world(recipe.world)
+    sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=256)
+    model = LensModel.from_directory(folder, name=f"lab/{folder.name}")
+    model.sampling = sampling
+    probe = document(world, random.Random("probe"))
+    text = probe.prompt + probe.completion
+    found = evaluate(model, world, problems=problems, traces=traces, n=n)
+    parameters = sum(p.numel() for p in model.module.parameters())
+    card = {
+        "summary": f"{parameters / 1e6:.1f} M parameters, reasons on `{recipe.world}`",
+        "recipe": asdict(recipe),
+        "parameters": parameters,
+        "evaluation": {k: round(v, 4) for k, v in found._asdict().items()},
+        "sampling": asdict(sampling),
+        "stub": {"before": "\n</think>\nThe answer is ", "after": "."},
+        "tokenizer_probe": {"text": text, "ids": model.encode(text).ids},
+    }
+    (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n")
+    (folder / "README.md").write_text(_readme(folder.name, card))
+    return card
+
+
+def _readme(name: str, card: dict[str, Any]) -> str:
+    rows = "\n".join(f"| {key} | {value} |" for key, value in card["evaluation"].items())
+    return (
+        f"# lab/{name}\n\n{card['summary']}. Retrain it with `make zoo`; the recipe is in `card.json`.\n\n"
+        "| held-out problems | |\n|---|---|\n"
+        f"{rows}\n\n`ceiling`, `steps_ceiling` and `tv_floor` are what a perfect copy of the world gets; `tv` is the mean\n"
+        "total variation between the answers of `rollouts` rollouts and the exact distribution at sentence boundaries.\n"
+    )
+
+
+def train_and_card(recipe: Recipe, out: str | Path) -> dict[str, Any]:
+    """Train to the end (or continue) and write the model's card."""
+    folder = train(recipe, out)
+    return write_card(recipe, folder)

@@ -81,7 +81,12 @@ def attention_forward(
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     window, softcap = options.get("sliding_window"), options.get("softcap")
     call = Call(module.layer_idx, query, key, value, scaling, window, softcap)
-    current = _current.get() or TracePass()
+    current = _current.get()
+    if current is None:
+        raise CapabilityError(
+            "this module's attention is routed through anchors, where padding masks and caches do not act; for "
+            "forwards of your own use model.bridge, or module.set_attn_implementation('eager') while they run"
+        )
     return rearrange(current.attend(call), "row head new width -> row new head width").contiguous(), None
 
 
@@ -149,7 +154,6 @@ class TracePass:
     record: bool = False
     recorded: dict[int, LayerCache] = field(default_factory=dict)
     pooled: dict[int, Float[Tensor, "head target source"]] = field(default_factory=dict)
-    row_sums: dict[int, Float[Tensor, " query"]] = field(default_factory=dict)
 
     def attend(self, call: Call) -> Float[Tensor, "row head new width"]:
         heads = call.query.shape[1]
@@ -163,7 +167,7 @@ class TracePass:
             value = torch.cat([old.values[:, : self.start].expand(rows), value], dim=2)
         key, value = repeat_heads(key, heads), repeat_heads(value, heads)
         blocked = self.block.heads_in(call.layer, heads) if self.block else []
-        out = torch.cat([part for part in self._query_blocks(call, key, value, blocked)], dim=2)
+        out = torch.cat(list(self._query_blocks(call, key, value, blocked)), dim=2)
         for layer, head in self.ablate:
             if layer == call.layer:
                 out[:, head] = 0
@@ -203,8 +207,6 @@ class TracePass:
         rows = _membership(self.pool, first, first + len(positions), attention)
         columns = _membership(self.pool, 0, reach, attention)
         self.pooled[layer] += torch.einsum("tq,hqk,sk->hts", rows, attention, columns)
-        total = attention.sum(-1).mean(0)
-        self.row_sums[layer] = torch.cat([self.row_sums[layer], total]) if layer in self.row_sums else total
 
 
 def _membership(spans: Sequence[tuple[int, int]], first: int, last: int, like: Tensor) -> Float[Tensor, "span token"]:

@@ -121,6 +121,8 @@ def draw(
 
     Texts with fewer than `FEW` jobs are not worth a cache of their own: they run together, each over its own prefix.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; at least one rollout must be in flight")
     loose: list[Job] = []
     for text, group in groupby(jobs, key=lambda job: job.text):
         together = list(group)
@@ -196,7 +198,7 @@ def _step(model: LensModel, run: SharedPass, rows: list[Row], sampling: Sampling
 def _draw_tokens(model: LensModel, hidden: Tensor, rows: list[Row], sampling: Sampling) -> np.ndarray:
     streams = np.array([row.stream for row in rows], dtype=np.uint64)
     steps = np.array([len(row.written) for row in rows], dtype=np.uint64)
-    margin = MARGIN.get(model.dtype, 0.0)
+    margin = MARGIN.get(model.dtype, 0.0) / min(1.0, sampling.temperature)
     drawn = sample(model.unembed(hidden), sampling, streams=streams, steps=steps, margin=margin)
     for i in np.flatnonzero(drawn.ties):
         alone = model.hidden([*rows[i].prefix, *rows[i].written], TracePass())[-1:]

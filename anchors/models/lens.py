@@ -24,7 +24,7 @@ from anchors.forced import BOXED, AnswerStub
 from anchors.models import attention_pass
 from anchors.models.attention_pass import Block, LayerCache, TracePass
 from anchors.models.base import CapabilityError, Completion, Job, Sampling, Scored, Tokens
-from anchors.models.tokens import token_spans
+from anchors.models.tokens import answer_tokens, token_spans
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -45,6 +45,9 @@ class LensModel:
         config = module.config.get_text_config()
         if not getattr(config, "num_attention_heads", None):
             raise CapabilityError(f"{name} ({type(module).__name__}) has no attention heads to measure")
+        kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+        if kinds:
+            raise CapabilityError(f"{name} has layers of {', '.join(sorted(kinds))}, which this package cannot block")
         attention_pass.register()
         try:
             module.set_attn_implementation(attention_pass.NAME)
@@ -83,7 +86,7 @@ class LensModel:
         """Defaults a lab checkpoint carries: sampling, answer stub, and ids its tokenizer must reproduce."""
         if (folder / LAB_CARD).exists():
             card = json.loads((folder / LAB_CARD).read_text())
-            self.sampling = Sampling(**card["sampling"])
+            self.sampling = Sampling(**card["sampling"] | {"stop": tuple(card["sampling"]["stop"])})
             self.stub = AnswerStub(**card["stub"])
             self.probe = card["tokenizer_probe"]
 
@@ -118,7 +121,8 @@ class LensModel:
     def fingerprint(self) -> str:
         """A digest of the configuration and of a sample of every weight, so that stored rollouts name their model."""
         digest = blake2b(digest_size=8)
-        digest.update(json.dumps(self.module.config.to_diff_dict(), sort_keys=True, default=str).encode())
+        config = self.module.config.to_diff_dict() | {"transformers_version": None}
+        digest.update(json.dumps(config, sort_keys=True, default=str).encode())
         for name, p in self.module.named_parameters():
             flat = p.detach().flatten()
             picks = flat[:: max(1, len(flat) // 256)].float().cpu()
@@ -193,10 +197,17 @@ class LensModel:
 
     @torch.inference_mode()
     def hidden(self, ids: Sequence[int], run: TracePass) -> Float[Tensor, "token width"]:
-        """Final hidden states of tokens [run.start, T) under a pass."""
+        """Final hidden states of tokens [run.start, T) under a pass.
+
+        Raises:
+            ValueError: one of them is NaN or infinite.
+        """
         new = torch.tensor([ids[run.start :]], device=self.device)
         positions = torch.arange(run.start, len(ids), device=self.device)[None]
-        return self.run_module(new, positions, run)[0]
+        found = self.run_module(new, positions, run)[0]
+        if not bool(torch.isfinite(found).all()):
+            raise ValueError(f"{self.name} returned NaN or infinite hidden states; load it with dtype=torch.float32")
+        return found
 
     def run_module(
         self, ids: Int[Tensor, "row token"], positions: Int[Tensor, "row token"], run: attention_pass.Pass
@@ -234,9 +245,19 @@ class LensModel:
     ) -> Block:
         """The key columns of a character span, for some layers or (layer, head) pairs."""
         (span,) = token_spans(tokens.offsets, [block]).spans
+        return self.column_block(span, layers=layers, heads=heads)
+
+    def column_block(
+        self,
+        columns: tuple[int, int],
+        *,
+        layers: Iterable[int] | None = None,
+        heads: Iterable[tuple[int, int]] | None = None,
+    ) -> Block:
+        """Key columns [start, end), for some layers or (layer, head) pairs; ValueError for one that does not exist."""
         chosen = None if layers is None else frozenset(self._known_layers(layers))
         pairs = None if heads is None else frozenset(self._known_heads(heads))
-        return Block(*span, layers=chosen, heads=pairs)
+        return Block(*columns, layers=chosen, heads=pairs)
 
     def _known_layers(self, layers: Iterable[int]) -> Iterator[int]:
         for layer in layers:
@@ -298,7 +319,10 @@ class LensModel:
         block: tuple[int, int] | None = None,
         ablate: Iterable[tuple[int, int]] = (),
     ) -> list[Scored]:
-        """log p of the characters from `starts[i]` to the end of `texts[i]`, in nats, given what precedes them."""
+        """log p of the characters from `starts[i]` to the end of `texts[i]`, in nats, given what precedes them.
+
+        A first token that begins before `starts[i]` is scored whole; `Scored.tokens` counts it.
+        """
         ablated = frozenset(self._known_heads(ablate))
         return [self._score(text, start, block, ablated) for text, start in zip(texts, starts, strict=True)]
 
@@ -307,11 +331,7 @@ class LensModel:
     ) -> Scored:
         tokens = self.encode(text)
         self.check_length(len(tokens.ids), what="the text with its forced answer")
-        ((first, end),) = token_spans(tokens.offsets, [(start, len(text))]).spans
-        if first == end:
-            raise ValueError(
-                f"{self.name}'s tokenizer gives {text[start:]!r} no token of its own, so it cannot be scored"
-            )
+        first, end = answer_tokens(tokens.offsets, start)
         cut = None if block is None else self.token_block(tokens, block)
         hidden = self.hidden(tokens.ids, TracePass(block=cut, ablate=ablate))
         logp = torch.log_softmax(self.unembed(hidden[first - 1 : end - 1]), dim=-1)

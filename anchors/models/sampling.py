@@ -4,7 +4,8 @@
 2. Accept k when the probability strictly above p(k) is below top_p (k is then in the nucleus); else draw again.
 3. Float arithmetic differs in its last bits between batch shapes. A draw whose uniform falls within `margin` of an
    edge of the cumulative sum, or whose nucleus test does, is reported as a tie, and the caller decides it again from
-   logits computed for that row alone. All other draws cannot depend on the batch.
+   logits computed for that row alone. All other draws cannot depend on the batch. Logits divided by a temperature
+   below 1 carry their error divided by it too, so the caller widens the margin by as much.
 """
 
 from __future__ import annotations

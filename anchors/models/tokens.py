@@ -6,7 +6,7 @@ closes. Tokens that reach past their span are counted, never dropped.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -30,3 +30,22 @@ def token_spans(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, i
         end > first and offsets[end - 1][1] > b for (first, end), (_, b) in zip(ranges, spans, strict=True)
     )
     return TokenSpans(ranges, straddling)
+
+
+def answer_tokens(offsets: Sequence[tuple[int, int]], start: int) -> tuple[int, int]:
+    """The tokens that hold the characters from `start` on, to be scored: one that merges with what precedes counts too.
+
+    This differs from `token_spans` on purpose: a first token left out would take its probability with it, silently.
+
+    >>> answer_tokens([(0, 2), (2, 4), (4, 7)], 3)
+    (1, 3)
+
+    Raises:
+        ValueError: no token holds them, or the first one has no token before it to be predicted from.
+    """
+    first = bisect_right([end for _, end in offsets], start)
+    if first == len(offsets):
+        raise ValueError(f"no token covers the text from character {start} on, so it cannot be scored; give an answer")
+    if first == 0:
+        raise ValueError("the scored text begins at the first token, which nothing predicts; give it some text before")
+    return first, len(offsets)

@@ -24,35 +24,40 @@ from anchors.report.content import Answers
 from anchors.rollouts import Rollouts
 from anchors.scores import Scores
 from anchors.trace import Trace
+from anchors.transfer import Transfer
 
 __all__ = ["write_report"]
 
 
 def write_report(
     trace: Trace,
-    scores: Sequence[Scores],
+    scores: Sequence[Scores | Transfer],
     path: str | Path,
     *,
     rollouts: Rollouts | None = None,
     title: str | None = None,
 ) -> Path:
-    """Write one HTML file that shows a trace under all its scores; it needs no network and no server.
+    """Write one HTML file that shows a trace under all its scores, and what transfer tests found; it needs no network.
 
     The first score colours the text until another is chosen. `rollouts` adds the resampled alternatives and the answer
     distribution around every sentence.
 
     Raises:
         ValueError: there are no scores, or scores or rollouts belong to another trace.
-        TypeError: something in `scores` is not `Scores`.
+        TypeError: something in `scores` is neither `Scores` nor a `Transfer`.
     """
-    _check(trace, scores, rollouts)
-    page = render(trace, list(scores), rollouts=rollouts, title=title)
+    transfers = [item for item in scores if isinstance(item, Transfer)]
+    plain = [item for item in scores if not isinstance(item, Transfer)]
+    _check(trace, plain, rollouts)
+    page = render(trace, plain, transfers=transfers, rollouts=rollouts, title=title)
     path = Path(path)
     path.write_bytes(page.encode("utf-8"))
     return path
 
 
-def render(trace: Trace, scores: list[Scores], *, rollouts: Rollouts | None, title: str | None) -> str:
+def render(
+    trace: Trace, scores: list[Scores], *, transfers: Sequence[Transfer], rollouts: Rollouts | None, title: str | None
+) -> str:
     """The report as text."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -66,7 +71,9 @@ def render(trace: Trace, scores: list[Scores], *, rollouts: Rollouts | None, tit
     env.filters |= {"number": drawing.number, "clean": drawing.clean}
     context = _context(trace, scores, None if rollouts is None else Answers(rollouts))
     heading = drawing.clean(title or f"Trace {trace.id}")
-    return env.get_template("report.html.j2").render(title=heading, **_assets(), **context)
+    return env.get_template("report.html.j2").render(
+        title=heading, transfers=[_transfer(t) for t in transfers], **_assets(), **context
+    )
 
 
 def script_json(data: Any) -> str:
@@ -84,7 +91,7 @@ def _check(trace: Trace, scores: Sequence[Scores], rollouts: Rollouts | None) ->
         raise ValueError("there are no scores; give at least one, e.g. [counterfactual_importance(rollouts)]")
     for score in scores:
         if not isinstance(score, Scores):
-            raise TypeError(f"scores holds a {type(score).__name__}; the report takes Scores")
+            raise TypeError(f"scores holds a {type(score).__name__}; the report takes Scores and Transfer")
         if score.trace_id != trace.id:
             raise ValueError(
                 f"the {score.method} scores belong to trace {score.trace_id}, not {trace.id}; "
@@ -126,6 +133,24 @@ def _context(trace: Trace, scores: list[Scores], answers: Answers | None) -> dic
         "anchors": content.marked(scores[0]),
         "legend": data["scores"][0]["legend"],
         "data": Markup(script_json(data)),
+    }
+
+
+def _transfer(found: Transfer) -> dict[str, Any]:
+    """A transfer test in words and rows; texts come from outside and are cleaned."""
+    rows = []
+    for r in found.retention:
+        traces = int((~np.isnan(r.traces)).sum())
+        interval = "none from one trace" if np.isnan(r.low) else f"[{r.low:+.3f}, {r.high:+.3f}]"
+        value = "not measured" if np.isnan(r.value) else f"{r.value:+.3f}"
+        rows.append((r.operation, value, interval, "" if np.isnan(r.p) else f"{r.p:.3g}", traces))
+    return {
+        "title": drawing.clean(f"{found.method} anchors of {found.writer}, read by {found.reader}"),
+        "rows": rows,
+        "balance": [(b.variable, f"{b.difference:+.2f}") for b in found.balance],
+        "anchors": found.anchors,
+        "unmatched": found.unmatched,
+        "excluded": [drawing.clean(reason) for reason in found.excluded],
     }
 
 

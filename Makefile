@@ -1,0 +1,42 @@
+# Two commands do everything: `make demo` and `make test`. Each target makes .venv and installs what it needs.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: demo test lint bench zoo notebooks clean
+
+$(VENV)/.base: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+demo: $(VENV)/.base  ## score a fresh reasoning trace by every method and write a report
+	$(BIN)/anchors demo --out demo
+
+test: $(VENV)/.dev  ## the whole test suite, doctests and notebooks
+	$(BIN)/python -m pytest tests anchors
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=180 -p no:cacheprovider notebooks
+
+lint: $(VENV)/.dev  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: $(VENV)/.dev  ## speed against named baselines, parity with released numbers, accuracy against exact truth
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/parity.py
+	$(BIN)/python benchmarks/truth.py
+
+zoo: $(VENV)/.base  ## retrain the shipped models (about an hour a model on one core; continues when stopped)
+	$(BIN)/anchors lab train anchors/lab/zoo/reasoner
+
+clean:
+	rm -rf $(VENV) demo .pytest_cache .ruff_cache

@@ -1,0 +1,261 @@
+"""The command line: every command takes and leaves a run directory, and the same command continues a stopped one.
+
+Exit codes: 0 done, 1 failed, 2 wrong use.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(add_completion=True, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+lab = typer.Typer(no_args_is_help=True, help="Small models and worlds with known causal structure.")
+app.add_typer(lab, name="lab")
+
+ModelName = Annotated[str, typer.Option("--model", "-m", help="lab/NAME, a hub id or a local directory")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="run directory")]
+N = Annotated[int, typer.Option("-n", help="rollouts a boundary")]
+Seed = Annotated[int, typer.Option(help="the same seed gives the same numbers")]
+Json = Annotated[bool, typer.Option("--json", help="print machine-readable results")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar and no log")]
+TraceFile = Annotated[Path, typer.Argument(help="trace file (.json, .jsonl, .txt) or math-rollouts folder")]
+RunFolder = Annotated[Path, typer.Argument(help="run directory")]
+
+
+@app.command()
+def demo(
+    out: Out = Path("demo"),
+    model: ModelName = "lab/reasoner",
+    n: N = 100,
+    seed: Annotated[int | None, typer.Option(help="which problem and which rollouts; fresh by default")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Let the shipped model reason on a fresh problem, score every sentence by every method, write a report."""
+    from anchors.demo import run_demo
+
+    _logging(quiet)
+    seed = time.time_ns() % 10**6 if seed is None else seed
+    result = run_demo(out, model=model, n=n, seed=seed, progress=not quiet)
+    _show(result.trace, result.scores)
+    for line in result.summary:
+        typer.echo(line)
+
+
+@app.command()
+def score(
+    traces: TraceFile,
+    model: ModelName,
+    out: Out,
+    methods: Annotated[str, typer.Option(help="comma-separated")] = "resample,forced,attention,suppress,confidence",
+    n: N = 100,
+    seed: Seed = 0,
+    temperature: Annotated[float | None, typer.Option(help="default: the model's own, else 0.6")] = None,
+    top_p: Annotated[float | None, typer.Option(help="default: the model's own, else 0.95")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="default: the model's own, else 16384")] = None,
+    price: Annotated[float | None, typer.Option(help="price of a million generated tokens")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the bill and stop")] = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score every sentence of one or many traces."""
+    from anchors.datasets import load_traces
+    from anchors.models import load_model
+    from anchors.resampling import plan_resampling
+    from anchors.scoring import score_traces
+
+    _logging(quiet)
+    found, loaded = load_traces(traces), load_model(model)
+    sampling = _sampling(loaded.sampling, temperature, top_p, max_new_tokens)
+    options: dict[str, Any] = {"n": n, "seed": seed, "sampling": sampling, "out": out, "price": price}
+    if dry_run:
+        bill = plan_resampling(found, loaded, **options)
+        typer.echo(json.dumps(bill.__dict__) if json_output else str(bill))
+        return
+    for rollouts, scores in score_traces(found, loaded, methods=methods, progress=not quiet, **options):
+        if json_output:
+            typer.echo(json.dumps({"trace": rollouts.trace.id, "scores": [_record(s) for s in scores]}))
+        else:
+            _show(rollouts.trace, scores)
+    typer.echo(f"run directory: {out}  (anchors report {out} -o report.html)", err=json_output)
+
+
+def _single(method: str) -> Callable[..., None]:
+    """A command that runs one method of `score`."""
+
+    def command(
+        traces: TraceFile, model: ModelName, out: Out, n: N = 100, seed: Seed = 0, json_output: Json = False,
+        quiet: Quiet = False,
+    ) -> None:  # fmt: skip
+        score(traces, model, out, methods=method, n=n, seed=seed, json_output=json_output, quiet=quiet)
+
+    return command
+
+
+for _name, _method, _help in (
+    ("resample", "resample", "Draw rollouts and score sentences by resampling."),
+    ("attend", "attention", "Score sentences by receiver heads."),
+    ("suppress", "suppress", "Score sentences by blocking attention to them."),
+    ("confidence", "confidence", "Score sentences by the model's confidence."),
+):
+    app.command(_name, help=_help)(_single(_method))
+
+
+@app.command()
+def transfer(
+    runs: Annotated[list[Path], typer.Argument(help="run directories of the writer")],
+    reader: Annotated[str, typer.Option("--reader", help="lab/NAME, a hub id or a local directory")],
+    method: Annotated[str, typer.Option(help="which stored scores name the anchors")] = "counterfactual",
+    k: Annotated[int, typer.Option("-k", help="anchors a trace")] = 3,
+    json_output: Json = False,
+) -> None:
+    """Test whether a writer's anchors carry the answer in a reader, against matched control sentences."""
+    from anchors.models import load_model
+    from anchors.rollouts import Rollouts
+    from anchors.scoring import stored_scores
+    from anchors.transfer import transfer_anchors
+
+    _logging(quiet=True)
+    held = [s for run in runs for r in Rollouts.open(run) for s in stored_scores(run, r.trace) if s.method == method]
+    if not held:
+        raise ValueError(f"no {method} scores in {', '.join(map(str, runs))}; run anchors score first")
+    found = transfer_anchors(held, reader=load_model(reader), k=k)
+    typer.echo(json.dumps(found.to_json()) if json_output else str(found))
+
+
+@app.command()
+def report(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option("--out", "-o", help="HTML file; with several traces their ids are added")],
+) -> None:
+    """Write the report of a run as one self-contained HTML file a trace."""
+    from anchors.report import write_report
+    from anchors.rollouts import Rollouts
+    from anchors.scoring import scores_folder, stored_scores
+
+    runs = Rollouts.open(run)
+    for rollouts in runs:
+        name = scores_folder(run, rollouts.trace).name
+        path = out if len(runs) == 1 else out.with_name(f"{out.stem}-{name}{out.suffix or '.html'}")
+        drawn = rollouts if rollouts.cost().rollouts else None
+        typer.echo(str(write_report(rollouts.trace, stored_scores(run, rollouts.trace), path, rollouts=drawn)))
+
+
+@app.command()
+def check(model: Annotated[str, typer.Argument(help="lab/NAME, a hub id or a local directory")]) -> None:
+    """Is this model safe to measure? Prints what was found; fails when a check does."""
+    from anchors.models import load_model
+    from anchors.models.checks import check_model
+
+    _logging(quiet=True)
+    found = check_model(load_model(model, check=False))
+    typer.echo(str(found))
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+@lab.command("list")
+def list_models() -> None:
+    """The models that ship with the package."""
+    from anchors.models import ZOO, lab_models
+
+    for name in lab_models():
+        card = json.loads((ZOO / name / "card.json").read_text())
+        typer.echo(f"lab/{name}\t{card['summary']}")
+
+
+@lab.command()
+def show(name: str) -> None:
+    """The card of a shipped model."""
+    from anchors.models import ZOO, lab_models
+
+    if name.removeprefix("lab/") not in lab_models():
+        raise ValueError(f"no lab model is called {name!r}; there are {', '.join(lab_models())}")
+    typer.echo((ZOO / name.removeprefix("lab/") / "card.json").read_text())
+
+
+@lab.command()
+def sample(world: str = "expression", seed: Seed = 0, count: int = 1) -> None:
+    """Traces a world writes, one JSON line each, ready for `anchors score`."""
+    from anchors.lab import world_trace
+    from anchors.lab.worlds import load_world
+
+    for index in range(count):
+        typer.echo(json.dumps(world_trace(load_world(world), seed=seed + index).to_json()))
+
+
+@lab.command()
+def train(
+    out: Annotated[Path, typer.Argument(help="folder for checkpoints and the finished model")],
+    seed: Seed = 0,
+    steps: Annotated[int | None, typer.Option(help="default: the recipe's")] = None,
+) -> None:
+    """Train the reasoner from scratch, or continue where a stopped training left off."""
+    from anchors.lab.train import Recipe, train_and_card
+
+    recipe = Recipe(seed=seed) if steps is None else Recipe(seed=seed, steps=steps)
+    typer.echo(json.dumps(train_and_card(recipe, out), indent=2))
+
+
+def _logging(quiet: bool) -> None:
+    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s")
+    for name in ("httpx", "transformers", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+
+
+def _sampling(default: Any, temperature: float | None, top_p: float | None, limit: int | None) -> Any:
+    from dataclasses import replace
+
+    given = {"temperature": temperature, "top_p": top_p, "max_new_tokens": limit}
+    return replace(default, **{name: value for name, value in given.items() if value is not None})
+
+
+def _record(scores: Any) -> dict[str, Any]:
+    """Scores as JSON: NaN becomes null."""
+    columns = {name: getattr(scores, name) for name in ("values", "low", "high", "n", "p", "floor")}
+    rows = {k: [None if x != x else x for x in v.tolist()] for k, v in columns.items()}
+    return {"method": scores.method, "unit": scores.unit, **rows, "details": dict(scores.details)}
+
+
+def _show(trace: Any, scores: list[Any]) -> None:
+    """A table of the top sentences of every method, with bars and intervals."""
+    from rich.console import Console
+
+    from anchors.table import top_sentences
+
+    Console().print(top_sentences(trace, scores))
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """One line a failure: 2 for a wrong value or a missing extra, 1 for everything that failed on its own."""
+    from anchors.extras import MissingExtra
+    from anchors.models.base import CapabilityError
+
+    try:
+        yield
+    except (ValueError, FileNotFoundError, MissingExtra) as error:
+        typer.echo(f"anchors: {error}", err=True)
+        sys.exit(2)
+    except (CapabilityError, OSError) as error:
+        typer.echo(f"anchors: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("anchors: interrupted; finished rollouts are stored, the same command continues", err=True)
+        sys.exit(1)
+
+
+def main() -> None:
+    """The `anchors` command."""
+    with _errors():
+        app(standalone_mode=True)

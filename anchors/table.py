@@ -1,0 +1,58 @@
+"""The terminal's view of scores: the top sentences of every method with bars and intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from anchors.scores import Scores
+from anchors.trace import Trace
+
+WIDTH = 10
+
+
+def top_sentences(trace: Trace, scores: Sequence[Scores], *, k: int = 3) -> Table:
+    """One row a sentence, the k strongest of every method; a star marks an anchor at a false-discovery rate of 5 %."""
+    title = f"trace {trace.id}: {len(trace)} sentences, answer {trace.answer!r}, target {trace.target!r}"
+    table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("#", justify="right", no_wrap=True, min_width=3)
+    table.add_column("sentence", overflow="ellipsis", no_wrap=True, max_width=60)
+    table.add_column("score", justify="right", no_wrap=True, min_width=9)
+    table.add_column("95 % interval", no_wrap=True, min_width=17)
+    table.add_column("", no_wrap=True, min_width=WIDTH)
+    for score in scores:
+        starred = set() if np.isnan(score.p).all() else set(score.anchors(fdr=0.05))
+        strongest = sorted(score.top(len(trace)), key=lambda i: -abs(score.values[i]))[:k]
+        table.add_row("", Text(f"{score.method}, {score.unit}", style="bold"))
+        for i in strongest:
+            table.add_row(
+                str(i),
+                Text(" ".join(trace.sentences[i].text.split())),
+                f"{score.values[i]:+.3f}{'*' if i in starred else ' '}",
+                _interval(score, i),
+                bar(score.values[i], float(np.nanmax(np.abs(score.values)))),
+            )
+        table.add_section()
+    table.caption = "* anchor at a false-discovery rate of 5 %; positive supports the trace's own answer"
+    table.caption_justify = "left"
+    return table
+
+
+def _interval(score: Scores, i: int) -> str:
+    if np.isnan(score.low[i]):
+        return "none"
+    return "exact" if score.low[i] == score.high[i] else f"[{score.low[i]:+.3f}, {score.high[i]:+.3f}]"
+
+
+def bar(value: float, largest: float) -> str:
+    """A bar of at most ten characters, drawn with - for negative values.
+
+    >>> bar(0.5, 1.0), bar(-1.0, 1.0)
+    ('█████', '----------')
+    """
+    length = 0 if not largest > 0 else round(WIDTH * abs(value) / largest)
+    return ("█" if value >= 0 else "-") * length

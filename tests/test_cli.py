@@ -1,0 +1,125 @@
+"""The command line as a stranger uses it: results, machine-readable output, resuming, exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from anchors import cli
+from anchors.rollouts import Rollouts
+from anchors.scores import Scores
+from anchors.trace import Trace
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Call `anchors ...` in this process and return (exit code, stdout, stderr)."""
+
+    def call(*words) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["anchors", *map(str, words)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def traces(problem_trace, tmp_path):
+    other = Trace.from_text(problem_trace.prompt, problem_trace.before(8)[len(problem_trace.prompt) :], answer="3")
+    path = tmp_path / "traces.jsonl"
+    path.write_text("\n".join(json.dumps(t.to_json()) for t in (problem_trace, other)))
+    return path
+
+
+SHORT = ("--temperature", "1", "--top-p", "1", "--max-new-tokens", "12", "-n", "4", "-q")
+
+
+def test_score_writes_a_run_that_report_and_transfer_read(run, checkpoints, traces, tmp_path):
+    model, folder = checkpoints["llama"], tmp_path / "run"
+    code, out, _ = run("score", traces, "--model", model, "--out", folder, *SHORT)
+    assert code == 0
+    assert "counterfactual" in out and "suppression" in out and "run directory" in out
+    assert [r.cost().rollouts for r in Rollouts.open(folder)] == [4 * 16, 4 * 9]
+    stored = sorted(path.name for path in (folder / "scores").rglob("*.npz"))
+    assert stored.count("counterfactual.npz") == 2
+    assert all(isinstance(Scores.load(path), Scores) for path in (folder / "scores").rglob("*.npz"))
+    code, out, _ = run("report", folder, "-o", tmp_path / "r.html")
+    assert code == 0 and len(out.split()) == 2
+    assert all(Path(path).read_text().startswith("<!doctype html>") for path in out.split())
+    code, out, _ = run("transfer", folder, "--reader", model, "--method", "suppression", "--json")
+    found = json.loads(out)
+    assert code == 0 and {row["operation"] for row in found["retention"]} == {"delete", "block"}
+
+
+def test_json_output_is_machine_readable_and_resuming_agrees(run, checkpoints, traces, tmp_path):
+    words = ("score", traces, "--model", checkpoints["llama"], "--out", tmp_path / "run", "--json", *SHORT)
+    code, first, err = run(*words)
+    assert code == 0 and "run directory" in err
+    records = [json.loads(line) for line in first.splitlines()]
+    assert len(records) == 2
+    assert {s["method"] for s in records[0]["scores"]} >= {"resampling", "attention", "confidence"}
+    assert run(*words)[1] == first
+
+
+def test_dry_run_prints_the_bill_and_leaves_nothing(run, checkpoints, traces, tmp_path):
+    words = ("score", traces, "--model", checkpoints["llama"], "--out", tmp_path / "run", "--dry-run", "--price", "3")
+    code, out, _ = run(*words, *SHORT)
+    assert code == 0 and out.startswith("100 rollouts (0 more stored), about") and "at the given price" in out
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command, method", [("suppress", "suppression"), ("attend", "attention"), ("confidence", "confidence")])
+def test_single_method_commands(run, checkpoints, traces, tmp_path, command, method):
+    code, out, _ = run(command, traces, "--model", checkpoints["gpt2"], "--out", tmp_path / "run", "--json", "-q")
+    assert code == 0
+    assert {s["method"] for line in out.splitlines() for s in json.loads(line)["scores"]} == {method}
+
+
+def test_wrong_use_exits_2_with_one_line(run, checkpoints, traces, tmp_path):
+    model = checkpoints["llama"]
+    for words, message in (
+        (("score", tmp_path / "absent.jsonl", "--model", model, "--out", tmp_path / "run"), "absent.jsonl"),
+        (("score", traces, "--model", "lab/nobody", "--out", tmp_path / "run"), "no lab model is called 'nobody'"),
+        (("score", traces, "--model", model, "--out", tmp_path / "run", "--methods", "magic"), "no method is called 'magic'"),
+        (("report", tmp_path, "-o", tmp_path / "r.html"), "is not a run directory"),
+    ):
+        code, _, err = run(*words)
+        assert code == 2 and message in err and "Traceback" not in err
+    assert run("score", traces)[0] == 2
+
+
+def test_check_prints_every_check_and_fails_with_them(run, checkpoints, monkeypatch):
+    code, out, _ = run("check", checkpoints["qwen3"])
+    assert code == 0 and out.count("ok  ") == 9
+    import torch
+
+    monkeypatch.setattr(
+        "anchors.models.attention_pass.visible", lambda q, k, w: torch.ones(len(q), len(k), dtype=torch.bool)
+    )
+    code, out, _ = run("check", checkpoints["qwen3"])
+    assert code == 1 and "FAIL causality" in out
+
+
+def test_lab_sample_writes_traces_that_score_reads(run, tmp_path):
+    code, out, _ = run("lab", "sample", "--seed", "5", "--count", "3")
+    assert code == 0
+    traces = [Trace.from_json(json.loads(line)) for line in out.splitlines()]
+    assert len({t.id for t in traces}) == 3
+    assert all(t.answer is not None and t.categories[0] == "problem_setup" for t in traces)
+
+
+def test_a_method_that_cannot_score_a_trace_leaves_the_others(run, checkpoints, tmp_path):
+    one = Trace.from_text("Find 1 + 1.\n<think>\n", "We need 1.\n</think>\nThe answer is 2.")
+    one.save(tmp_path / "one.json")
+    words = ("--model", checkpoints["llama"], "--out", tmp_path / "run", "--json")
+    code, out, _ = run("score", tmp_path / "one.json", *words, *SHORT)
+    assert code == 0
+    methods = {s["method"] for s in json.loads(out)["scores"]}
+    assert "attention" not in methods and {"resampling", "suppression", "confidence"} <= methods
