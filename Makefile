@@ -22,8 +22,8 @@ demo: $(VENV)/.base  ## score a fresh reasoning trace by every method and write 
 	$(BIN)/anchors demo --out demo
 
 test: $(VENV)/.dev  ## the whole test suite, doctests and notebooks
-	$(BIN)/python -m pytest tests anchors
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=180 -p no:cacheprovider notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile tests anchors
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbmake --nbmake-timeout=180 -p no:cacheprovider notebooks
 
 lint: $(VENV)/.dev  ## style and types
 	$(BIN)/ruff check .

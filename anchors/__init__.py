@@ -10,8 +10,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from anchors.agreement import agreement
     from anchors.attention import ablate_heads, receiver_heads, shared_receiver_heads
+    from anchors.comparison import agreement
     from anchors.confidence import sentence_confidence
     from anchors.datasets import load_traces
     from anchors.effects import sentence_effects
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from anchors.importance import counterfactual_importance, forced_importance, headroom, resampling_importance
     from anchors.models import CapabilityError, Sampling, load_model
     from anchors.models.checks import check_model
+    from anchors.persistence import resilience
     from anchors.report import write_report
     from anchors.resampling import plan_resampling, resample, resample_traces, write_trace
-    from anchors.resilience import resilience
     from anchors.rollouts import Rollouts
     from anchors.scores import Scores
     from anchors.scoring import score_traces
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from anchors.transfer import Transfer, transfer_anchors
 
 _MODULES = {
-    "agreement": ("agreement",),
+    "comparison": ("agreement",),
     "attention": ("ablate_heads", "receiver_heads", "shared_receiver_heads"),
     "confidence": ("sentence_confidence",),
     "datasets": ("load_traces",),
@@ -41,7 +41,7 @@ _MODULES = {
     "models.checks": ("check_model",),
     "report": ("write_report",),
     "resampling": ("plan_resampling", "resample", "resample_traces", "write_trace"),
-    "resilience": ("resilience",),
+    "persistence": ("resilience",),
     "rollouts": ("Rollouts",),
     "scores": ("Scores",),
     "scoring": ("score_traces",),

@@ -208,9 +208,6 @@ def _logging(quiet: bool) -> None:
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s")
     for name in ("httpx", "transformers", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
 
 
 def _sampling(default: Any, temperature: float | None, top_p: float | None, limit: int | None) -> Any:

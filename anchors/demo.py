@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,7 +88,9 @@ def _figures(folder: Path, scores: Sequence[Scores], rollouts: Rollouts) -> Path
 
     folder.mkdir(parents=True)
     by_name = {s.method: s for s in scores}
-    drawings = {f"profile_{name}": (plotting.importance_profile, s) for name, s in by_name.items()}
+    drawings: dict[str, tuple[Callable[..., Any], Any]] = {
+        f"profile_{name}": (plotting.importance_profile, s) for name, s in by_name.items()
+    }
     drawings["suppression_matrix"] = (plotting.matrix, by_name["suppression"])
     drawings["kurtosis"] = (plotting.kurtosis, by_name["attention"])
     drawings["agreement"] = (plotting.agreement, list(scores))

@@ -76,7 +76,8 @@ def sentence_effects(
         n=np.minimum(n[:-1], n[1:]),
         matrix=matrices.pop("matrix"),
         extras=matrices | {"incoming": _row_means(_matrix(size, target, source, value))},
-        details={"similarity": similarity.name, "threshold": similarity.threshold, "level": level, "seed": seed},
+        details=rollouts.provenance()
+        | {"similarity": similarity.name, "threshold": similarity.threshold, "level": level, "seed": seed},
     )
 
 

@@ -247,7 +247,13 @@ def _scores(
         options |= {"alpha": rule.alpha, "seed": rule.seed}
     full, unit = (f"{name}_kl", "nats") if rule.metric == "kl" else (name, "probability")
     return Scores.of(
-        rollouts.trace, full, numbers.pop("values"), unit=unit, extras=extras, details={**details, **options}, **numbers
+        rollouts.trace,
+        full,
+        numbers.pop("values"),
+        unit=unit,
+        extras=extras,
+        details={**rollouts.provenance(), **details, **options},
+        **numbers,
     )
 
 

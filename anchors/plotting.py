@@ -118,10 +118,11 @@ def matrix(scores: Scores, ax: Axes | None = None) -> Axes:
     ax = _axes(ax, height=2.7)
     sizes = np.abs(scores.matrix[np.isfinite(scores.matrix) & (scores.matrix != 0)])
     bound = float(np.percentile(sizes, 99)) if sizes.size else 1.0
-    image = ax.imshow(
-        scores.matrix, cmap=_diverging(), vmin=-bound, vmax=bound, interpolation="nearest", rasterized=True
-    )
-    _colour_bar(ax, image, label=scores.unit, extend="both")
+    signed = bool(np.nanmin(scores.matrix, initial=0.0) < 0)
+    colours = {"cmap": _diverging(), "vmin": -bound} if signed else {"cmap": "Blues", "vmin": 0.0}
+    image = ax.imshow(scores.matrix, vmax=bound, interpolation="nearest", rasterized=True, **colours)
+    label = str(scores.details.get("matrix unit", scores.unit))
+    _colour_bar(ax, image, label=label, extend="both" if signed else "max")
     _words(ax, x="source sentence", y="target sentence")
     return ax
 

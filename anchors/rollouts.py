@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -65,29 +66,37 @@ class Store:
         return {key: json.loads(value) for key, value in rows}
 
     def _check(self, wanted: dict[str, Any]) -> None:
-        stored = self.settings
-        changed = [key for key in wanted if key in stored and stored[key] != wanted[key]]
-        if changed:
-            lines = "; ".join(f"{key} was {stored[key]!r}, now {wanted[key]!r}" for key in changed)
-            raise ValueError(
-                f"{self.folder} holds rollouts made with other settings: {lines}. Use another run directory"
-            )
-        with self.db:
+        """Store the settings, or refuse when others are there; one process at a time."""
+        with self._alone():
             rows = [(key, json.dumps(value, sort_keys=True)) for key, value in wanted.items()]
             self.db.executemany("insert or ignore into settings values (?, ?)", rows)
+            stored = self.settings
+            changed = [key for key in wanted if stored[key] != wanted[key]]
+            if changed:
+                lines = "; ".join(f"{key} was {stored[key]!r}, now {wanted[key]!r}" for key in changed)
+                raise ValueError(
+                    f"{self.folder} holds rollouts made with other settings: {lines}. Use another run directory"
+                )
 
     def claim(self, traces: Sequence[Trace]) -> None:
         """Make this the run of these traces; refuse a run that holds others, saying what changed."""
-        stored = {trace.id: trace for trace in self.traces()}
-        for trace in traces:
-            old = stored.get(trace.id)
-            if stored and (old is None or old.text != trace.text):
-                raise ValueError(
-                    f"{self.folder} holds another trace: {_changed(stored, trace)}. Use another run directory"
-                )
-        with self.db:
+        with self._alone():
+            stored = {trace.id: trace for trace in self.traces()}
+            for trace in traces:
+                old = stored.get(trace.id)
+                if stored and (old is None or old.text != trace.text):
+                    raise ValueError(
+                        f"{self.folder} holds another trace: {_changed(stored, trace)}. Use another run directory"
+                    )
             rows = [(t.id, json.dumps(t.to_json())) for t in traces]
             self.db.executemany("insert or ignore into traces (id, record) values (?, ?)", rows)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """A transaction that keeps other processes out from its first read on, and leaves nothing when it fails."""
+        self.db.execute("begin immediate")
+        with self.db:
+            yield
 
     def traces(self) -> list[Trace]:
         """All traces of the run, in the order they were added."""
@@ -129,7 +138,7 @@ def _connect(folder: Path | None) -> sqlite3.Connection:
     found = db.execute("select value from settings where key = 'schema'").fetchone()
     if found is None:
         with db:
-            db.execute("insert into settings values ('schema', ?)", (str(SCHEMA),))
+            db.execute("insert or ignore into settings values ('schema', ?)", (str(SCHEMA),))
     elif int(found[0]) != SCHEMA:
         raise ValueError(f"{folder} was written with schema {found[0]}, this version reads {SCHEMA}")
     return db
@@ -201,6 +210,14 @@ class Rollouts:
         """Rollouts stored and tokens generated."""
         query = "select count(*), coalesce(sum(tokens), 0) from rollouts where trace = ? and kind = ?"
         return Cost(*self.store.db.execute(query, (self.trace.id, self.kind)).fetchone())
+
+    def provenance(self) -> dict[str, Any]:
+        """How these rollouts were made, for the details of every score computed from them."""
+        settings, cost = self.store.settings, self.cost()
+        made = {key: settings[key] for key in ("model", "sampling") if key in settings}
+        if "seed" in settings:
+            made["rollout seed"] = settings["seed"]
+        return {**made, "rollouts": cost.rollouts, "generated tokens": cost.tokens}
 
     def __repr__(self) -> str:
         cost = self.cost()

@@ -9,6 +9,7 @@ import html
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -85,6 +86,7 @@ class Scores:
     ) -> Scores:
         """Scores of `trace`; without `low` and `high` the number is exact and its interval is the number itself."""
         values = np.asarray(values, dtype=float)
+        details = {**rest.pop("details", {}), "anchors": version("anchors")}
         unknown = np.full(len(values), np.nan)
         return cls(
             method=method,
@@ -96,6 +98,7 @@ class Scores:
             p=unknown if p is None else np.asarray(p, dtype=float),
             floor=unknown if floor is None else np.asarray(floor, dtype=float),
             trace=trace,
+            details=details,
             **rest,
         )
 

@@ -162,6 +162,9 @@ def _read(scores: Scores, reader: LensModel, *, k: int, fdr: float, controls: in
     nothing = np.zeros((0, len(VARIABLES)))
     if answer is None:
         return Reading({}, (), nothing, 0, f"{trace.id}: no answer of its own and no target")
+    outcome = scores.details.get("outcome")
+    if outcome is not None and not str(outcome).endswith(repr(answer)):
+        return Reading({}, (), nothing, 0, f"{trace.id}: scored for {outcome}, but answer {answer!r} would be measured")
     chosen = select_anchors(scores, k=k, fdr=fdr)
     if not chosen:
         return Reading({}, (), nothing, 0, f"{trace.id}: the writer's scores name no anchor at fdr {fdr}")

@@ -75,7 +75,9 @@ def test_dry_run_prints_the_bill_and_leaves_nothing(run, checkpoints, traces, tm
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("command, method", [("suppress", "suppression"), ("attend", "attention"), ("confidence", "confidence")])
+@pytest.mark.parametrize(
+    "command, method", [("suppress", "suppression"), ("attend", "attention"), ("confidence", "confidence")]
+)
 def test_single_method_commands(run, checkpoints, traces, tmp_path, command, method):
     code, out, _ = run(command, traces, "--model", checkpoints["gpt2"], "--out", tmp_path / "run", "--json", "-q")
     assert code == 0
@@ -87,7 +89,10 @@ def test_wrong_use_exits_2_with_one_line(run, checkpoints, traces, tmp_path):
     for words, message in (
         (("score", tmp_path / "absent.jsonl", "--model", model, "--out", tmp_path / "run"), "absent.jsonl"),
         (("score", traces, "--model", "lab/nobody", "--out", tmp_path / "run"), "no lab model is called 'nobody'"),
-        (("score", traces, "--model", model, "--out", tmp_path / "run", "--methods", "magic"), "no method is called 'magic'"),
+        (
+            ("score", traces, "--model", model, "--out", tmp_path / "run", "--methods", "magic"),
+            "no method is called 'magic'",
+        ),
         (("report", tmp_path, "-o", tmp_path / "r.html"), "is not a run directory"),
     ):
         code, _, err = run(*words)

@@ -24,7 +24,7 @@ from anchors.lab.truth import exact_counterfactual_importance, exact_resampling_
 from anchors.lab.worlds import load_world, write
 from anchors.models.base import CapabilityError, Job, Sampling
 from anchors.outcomes import first_sentence
-from anchors.resilience import resilience
+from anchors.persistence import resilience
 from anchors.rollouts import Rollout, Rollouts
 from anchors.scores import Scores
 from anchors.similarity import default_similarity, lexical

@@ -123,7 +123,11 @@ def test_every_word_and_digit_is_one_token():
     whole = text.prompt + text.completion
     ids = tokenizer(whole).input_ids
     assert tokenizer.decode(ids) == whole
-    assert len(ids) == len(tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(whole.replace("<think>", "x").replace("</think>", "x")))
+    assert len(ids) == len(
+        tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(
+            whole.replace("<think>", "x").replace("</think>", "x")
+        )
+    )
 
 
 TINY = Recipe(steps=6, batch=4, layers=1, width=16, heads=2, mlp=32, bfloat16=False)
@@ -183,9 +187,9 @@ def test_the_cards_figures_are_reproduced_on_a_small_sample():
     from anchors.lab.evaluate import evaluate as measure
 
     card = json.loads((ZOO / "reasoner" / "card.json").read_text())["evaluation"]
-    found = measure(load_model("lab/reasoner"), WORLD, problems=150, traces=2, n=100, seed=1)
+    found = measure(load_model("lab/reasoner"), WORLD, problems=120, traces=2, n=60, seed=1)
     assert found.steps_right >= 0.93
     for share in ("on_program", "gold", "answered"):
-        spread = np.sqrt(card[share] * (1 - card[share]) / 150)
+        spread = np.sqrt(card[share] * (1 - card[share]) / 120)
         assert abs(getattr(found, share) - card[share]) <= 4 * spread + 0.01
     assert found.tv <= 0.15

@@ -202,3 +202,15 @@ def test_write_trace_takes_a_chat_template_or_raw_text(model):
     finally:
         model.tokenizer.chat_template = None
     assert templated.text == raw.text
+
+
+def test_two_processes_with_other_settings_cannot_both_open_a_fresh_run(tmp_path):
+    """Many processes race for fresh directories, each with its own seed: exactly one seed wins each."""
+    code = (
+        "import sys\nfrom anchors.rollouts import Store\nfor i in range(8):\n"
+        "    try: Store(f'{sys.argv[1]}/{i}', {'seed': int(sys.argv[2])}); print(i)\n    except ValueError: pass\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    children = [subprocess.Popen([*command, str(seed)], stdout=subprocess.PIPE, text=True) for seed in range(4)]
+    opened = sorted(int(line) for child in children for line in child.communicate()[0].split())
+    assert opened == list(range(8))

@@ -125,7 +125,7 @@ def batch(world: World, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, step
     rests = tokenizer([d.completion for d in documents]).input_ids
     rows = [(prompt, [*rest, tokenizer.eos_token_id]) for prompt, rest in zip(prompts, rests, strict=True)]
     longest = max(len(prompt) + len(rest) for prompt, rest in rows)
-    ids = torch.full((len(rows), longest), tokenizer.pad_token_id)
+    ids = torch.full((len(rows), longest), SPECIAL.index("<pad>"))
     labels = torch.full_like(ids, -100)
     for row, (prompt, rest) in enumerate(rows):
         end = len(prompt) + len(rest)

@@ -78,7 +78,7 @@ def attention_forward(
     if unsupported or attention_mask is not None:
         reason = unsupported[0] if unsupported else "an attention mask of its own"
         raise CapabilityError(f"{type(module).__name__} uses {reason}, which this package does not reproduce")
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scaling = float(query.shape[-1] ** -0.5) if scaling is None else scaling
     window, softcap = options.get("sliding_window"), options.get("softcap")
     call = Call(module.layer_idx, query, key, value, scaling, window, softcap)
     current = _current.get()

@@ -130,7 +130,9 @@ def draw(
             loose += together
             continue
         yield from _draw_text(model, text, together, sampling, seed, batch_size)
-    if loose:
+    if len({job.text for job in loose}) == 1:
+        yield from _draw_text(model, loose[0].text, loose, sampling, seed, batch_size)
+    elif loose:
         yield from _draw_loose(model, loose, sampling, seed, batch_size)
 
 

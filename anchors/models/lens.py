@@ -70,7 +70,10 @@ class LensModel:
             ValueError: transformers cannot load it.
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging as transformers_logging
 
+        shown = transformers_logging.is_progress_bar_enabled()
+        transformers_logging.disable_progress_bar()
         options.setdefault("dtype", torch.float32)
         options.setdefault("attn_implementation", "eager")
         try:
@@ -78,6 +81,9 @@ class LensModel:
             module = AutoModelForCausalLM.from_pretrained(path, **options)
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(f"cannot load {name!r} as a Hugging Face causal language model: {error}") from error
+        finally:
+            if shown:
+                transformers_logging.enable_progress_bar()
         model = cls(module, tokenizer, name=name)
         model._read_card(Path(path))
         return model

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from anchors.agreement import Agreement, agreement
 from anchors.answers import NO_ANSWER, answer_classes, same_answer
+from anchors.comparison import Agreement, agreement
 from anchors.outcomes import first_sentence
 from anchors.report.drawing import HUGE, Scale, clean, number, packed
 from anchors.rollouts import Rollouts

@@ -8,7 +8,6 @@ are all derived from that one function, so they cannot disagree.
 from __future__ import annotations
 
 import random
-from collections.abc import Hashable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol, runtime_checkable
@@ -28,7 +27,7 @@ class Move:
     text: str
     category: str
     role: str
-    state: Hashable
+    state: Any
 
 
 @runtime_checkable

@@ -10,7 +10,7 @@ operator and whose value by precedence differs from its value left to right. Eve
 | plan | ``I will multiply first.`` (.5) or ``I will go left to right.`` (.5) | plan_generation, anchor | compute |
 | compute | ``{a} {op} {b} = {r}.``; p .04 slips to a wrong digit | active_computation, needed (slip: anchor) | consolidate |
 | consolidate | ``Now we have {expr}.`` or at the end ``That leaves {r}.`` | result_consolidation, needed | between, or finish |
-| between | wrong plan, p .3: ``Wait, multiplication comes first.``; else filler (.25) or compute | uncertainty_management, anchor | restart |
+| between | wrong plan, .3: ``Wait, multiplication comes first.``; else filler, compute | uncertainty_management, anchor | restart |
 | restart | ``Start again from {expr}.`` | problem_setup, needed | compute |
 | finish | with p .4 ``Let me check the steps.`` | self_checking, anchor after a slip, else filler | verdict |
 | verdict | ``One step was wrong.`` after a slip, else ``Every step is right.`` | self_checking, anchor / filler | restart / end |
@@ -23,10 +23,11 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 from anchors.lab.worlds import Move
 
-Expression = tuple[int | str, ...]
+Expression = tuple[Any, ...]
 
 FILLERS = ("Okay, let me think.", "Let me take it slowly.", "This needs some care.", "Let me keep going.")
 RIGHT_PLAN, WRONG_PLAN = "I will multiply first.", "I will go left to right."
@@ -53,8 +54,9 @@ def evaluate(expr: Expression, *, multiply_first: bool) -> int:
     """The value of an expression modulo 10 under one plan, without slips."""
     while len(expr) > 1:
         at = next_operator(expr, multiply_first=multiply_first)
-        expr = (*expr[: at - 1], apply(expr[at - 1], expr[at], expr[at + 1]), *expr[at + 2 :])  # type: ignore[arg-type]
-    return int(expr[0])
+        expr = (*expr[: at - 1], apply(expr[at - 1], expr[at], expr[at + 1]), *expr[at + 2 :])
+    (value,) = expr
+    return int(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +160,7 @@ def _compute(world: ExpressionWorld, state: State) -> tuple[Move, ...]:
     expr = state.rest
     at = next_operator(expr, multiply_first=bool(state.multiply_first))
     a, op, b = expr[at - 1 : at + 2]
-    right = apply(a, op, b)  # type: ignore[arg-type]
+    right = apply(a, op, b)
     moves = []
     for r in range(10):
         slip = r != right

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from anchors.agreement import agreement
+from anchors.comparison import agreement
 from anchors.scores import Scores
 from anchors.stats import partial_spearman, spearman
 from tests.scripted import plant

@@ -62,7 +62,8 @@ def agreement(
         _fill(plain, i, j, spearman(a, b, level=level))
         _fill(partial, i, j, partial_spearman(a, b, list(covariates.values()), level=level))
     methods = tuple(s.method for s in scores)
-    return Agreement(methods, *plain[:4], plain[4].astype(int), *partial[:4], tuple(covariates))
+    (value, low, high, p, n), (held, held_low, held_high, held_p, _) = plain, partial
+    return Agreement(methods, value, low, high, p, n.astype(int), held, held_low, held_high, held_p, tuple(covariates))
 
 
 def _tables(methods: int, sentences: int) -> list[np.ndarray]:
