@@ -103,7 +103,7 @@ def resample_traces(
         by_id = {run.trace.id: run for run in runs}
         if progress:
             tqdm.write(f"to draw: {bill}", file=sys.stderr)
-        bar = tqdm(total=len(pending), desc="rollouts", unit="", disable=not progress)
+        bar = tqdm(total=len(pending), desc="rollouts", unit="", disable=None if progress else True)
         with bar:
             for job, rollout in _drawn(model, pending, sampling, seed, options):
                 by_id[job.trace].add([rollout])

@@ -81,7 +81,7 @@ def suppress(
     values = np.full(size, np.nan)
     plain = _answer_logprob(model, base, base.hidden, 0)
     rng = np.random.default_rng(seed)
-    for s, (a, b) in enumerate(tqdm(spans, desc="suppress", disable=not progress)):
+    for s, (a, b) in enumerate(tqdm(spans, desc="suppress", disable=None if progress else True)):
         if a == b:
             continue
         block = model.column_block((a, b), layers=layers, heads=heads)

@@ -55,8 +55,7 @@ def evaluate(expr: Expression, *, multiply_first: bool) -> int:
     while len(expr) > 1:
         at = next_operator(expr, multiply_first=multiply_first)
         expr = (*expr[: at - 1], apply(expr[at - 1], expr[at], expr[at + 1]), *expr[at + 2 :])
-    (value,) = expr
-    return int(value)
+    return int(next(iter(expr)))
 
 
 @dataclass(frozen=True, slots=True)
