@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from anchors.models.checks import check_model
     from anchors.persistence import resilience
     from anchors.report import write_report
-    from anchors.resampling import plan_resampling, resample, resample_traces, write_trace
+    from anchors.resampling import plan_resampling, resample, resample_traces, write_trace, write_traces
     from anchors.rollouts import Rollouts
     from anchors.scores import Scores
     from anchors.scoring import score_traces
@@ -40,7 +40,7 @@ _MODULES = {
     "models": ("CapabilityError", "Sampling", "load_model"),
     "models.checks": ("check_model",),
     "report": ("write_report",),
-    "resampling": ("plan_resampling", "resample", "resample_traces", "write_trace"),
+    "resampling": ("plan_resampling", "resample", "resample_traces", "write_trace", "write_traces"),
     "persistence": ("resilience",),
     "rollouts": ("Rollouts",),
     "scores": ("Scores",),
@@ -83,6 +83,7 @@ __all__ = [
     "transfer_anchors",
     "write_report",
     "write_trace",
+    "write_traces",
 ]
 
 

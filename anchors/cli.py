@@ -16,6 +16,8 @@ from typing import Annotated, Any
 
 import typer
 
+INTERRUPTED = 130  # what typer exits with on Ctrl-C
+
 app = typer.Typer(add_completion=True, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 lab = typer.Typer(no_args_is_help=True, help="Small models and worlds with known causal structure.")
 app.add_typer(lab, name="lab")
@@ -47,6 +49,32 @@ def demo(
     _show(result.trace, result.scores)
     for line in result.summary:
         typer.echo(line)
+
+
+@app.command()
+def write(
+    prompts: Annotated[str, typer.Argument(help="a prompt, or a .jsonl file with prompt and perhaps target a line")],
+    model: ModelName,
+    out: Annotated[Path, typer.Option("--out", "-o", help="trace file to write (.jsonl)")],
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Let a model reason on one or many prompts and store its traces, ready for `anchors score`."""
+    from anchors.datasets import write_jsonl
+    from anchors.models import load_model
+    from anchors.resampling import write_traces
+
+    _logging(quiet)
+    given = [{"prompt": prompts}]
+    if prompts.endswith(".jsonl"):
+        given = [json.loads(line) for line in Path(prompts).read_text(encoding="utf-8").splitlines() if line.strip()]
+    if any("prompt" not in record for record in given):
+        raise ValueError(f"{prompts}: every line needs a prompt")
+    targets = [record.get("target") for record in given]
+    written = write_traces([record["prompt"] for record in given], load_model(model), targets=targets, seed=seed)
+    write_jsonl(written, out)
+    for trace in written:
+        typer.echo(f"{trace.id}\t{len(trace)} sentences\tanswer {trace.answer}\ttarget {trace.target}")
 
 
 @app.command()
@@ -247,7 +275,9 @@ def _errors() -> Iterator[None]:
     except (CapabilityError, OSError) as error:
         typer.echo(f"anchors: {error}", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except SystemExit as stop:
+        if stop.code != INTERRUPTED:
+            raise
         typer.echo("anchors: interrupted; finished rollouts are stored, the same command continues", err=True)
         sys.exit(1)
 

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -216,26 +217,46 @@ def _drawn(
         yield job, Rollout(job.position, job.sample, completion.text, completion.tokens, completion.finish)
 
 
-def write_trace(
-    prompt: str,
-    model: Model,
-    *,
-    seed: int = 0,
-    sampling: Sampling | None = None,
-    target: str | None = None,
-    **options: Any,
-) -> Trace:
+def write_trace(prompt: str, model: Model, *, target: str | None = None, **options: Any) -> Trace:
     """Let a model reason on a prompt, through its chat template where it has one, and return its trace.
 
-    A prompt that already holds a think tag is taken as raw text.
+    A prompt that already holds a think tag is taken as raw text. Options are those of `write_traces`.
 
     Raises:
         ValueError: the model wrote no reasoning.
     """
+    return write_traces([prompt], model, targets=[target], **options)[0]
+
+
+def write_traces(
+    prompts: Sequence[str],
+    model: Model,
+    *,
+    targets: Sequence[str | None] | None = None,
+    seed: int = 0,
+    sampling: Sampling | None = None,
+    **options: Any,
+) -> list[Trace]:
+    """Let a model reason on many prompts at once; a trace depends on (seed, prompt, how often the prompt came before).
+
+    `options` go to `Trace.from_text` (math_aware, ...).
+
+    Raises:
+        ValueError: the model wrote no reasoning on one of them.
+    """
     render = getattr(model, "render_prompt", lambda text: text)
-    text = render(prompt)
-    ((_, completion),) = model.generate(
-        [Job(text, len(text), "write", 0, 0)], sampling=sampling or model.sampling, seed=seed
-    )
-    meta = {"model": model.name, "seed": seed, "finish": completion.finish}
-    return Trace.from_text(text, completion.text, target=target, meta=meta, **options)
+    texts = [render(prompt) for prompt in prompts]
+    jobs = [Job(text, len(text), _digest(text), 0, texts[:i].count(text)) for i, text in enumerate(texts)]
+    drawn = {
+        (job.text, job.sample): c for job, c in model.generate(jobs, sampling=sampling or model.sampling, seed=seed)
+    }
+    written = []
+    for job, target in zip(jobs, targets or [None] * len(jobs), strict=True):
+        completion = drawn[job.text, job.sample]
+        meta = {"model": model.name, "seed": seed, "finish": completion.finish}
+        written.append(Trace.from_text(job.text, completion.text, target=target, meta=meta, **options))
+    return written
+
+
+def _digest(text: str) -> str:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from anchors import cli
+from anchors.datasets import load_traces
+from anchors.extras import MissingExtra
 from anchors.rollouts import Rollouts
 from anchors.scores import Scores
 from anchors.trace import Trace
@@ -128,3 +131,33 @@ def test_a_method_that_cannot_score_a_trace_leaves_the_others(run, checkpoints, 
     assert code == 0
     methods = {s["method"] for s in json.loads(out)["scores"]}
     assert "attention" not in methods and {"resampling", "suppression", "confidence"} <= methods
+
+
+def test_write_takes_a_prompt_or_a_file_of_many(run, tmp_path):
+    lines = [{"prompt": "Find 2 + 3 * 4 modulo 10.", "target": "4"}, {"prompt": "Find 8 - 1 * 5 * 6 modulo 10."}]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    code, out, _ = run("write", tmp_path / "prompts.jsonl", "-m", "lab/reasoner", "-o", tmp_path / "many.jsonl")
+    assert code == 0 and out.count("sentences") == 2 and "target 4" in out
+    run("write", lines[1]["prompt"], "-m", "lab/reasoner", "-o", tmp_path / "one.jsonl")
+    many, one = (load_traces(tmp_path / name) for name in ("many.jsonl", "one.jsonl"))
+    assert many[1].text == one[0].text and many[0].target == "4"
+    (tmp_path / "bad.jsonl").write_text('{"question": "?"}')
+    code, _, err = run("write", tmp_path / "bad.jsonl", "-m", "lab/reasoner", "-o", tmp_path / "x.jsonl")
+    assert code == 2 and "every line needs a prompt" in err
+
+
+def test_ctrl_c_ends_with_one_line_and_exit_1(run, checkpoints, traces, tmp_path, monkeypatch):
+    def interrupt(*_args, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("anchors.scoring.resample_traces", interrupt)
+    code, _, err = run("score", traces, "--model", checkpoints["llama"], "--out", tmp_path / "run", *SHORT)
+    assert code == 1 and "interrupted; finished rollouts are stored" in err and "Traceback" not in err
+
+
+def test_a_missing_extra_is_named_in_one_line(run, traces, checkpoints, tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(MissingExtra, match=r"pandas is not installed; run: pip install 'anchors\[tables\]'"):
+        Scores.of(load_traces(traces)[0], "x", np.zeros(15)).to_dataframe()

@@ -62,6 +62,19 @@ def test_our_sense_against_the_stored_columns(folder):
 
 
 @needs_data
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: "/".join(p.parts[-3:]))
+def test_counterfactual_accuracy_is_a_difference_of_shares_of_at_most_100_rollouts(folder):
+    """Kept accuracy minus the score must be k/m for some m <= 100: the released form dissimilar - next, and no other."""
+    columns = read_rollouts_folder(folder).columns
+    dissimilar = np.append(columns["accuracy"][1:], np.nan) - columns["counterfactual_importance_accuracy"]
+    dissimilar = dissimilar[~np.isnan(dissimilar)]
+    assert len(dissimilar) > 10 and dissimilar.min() > -1e-9 and dissimilar.max() < 1 + 1e-9
+    m = np.arange(1, 101)
+    off = np.abs(dissimilar[:, None] * m - np.round(dissimilar[:, None] * m)).min(axis=1)
+    assert off.max() < 1e-9
+
+
+@needs_data
 def test_released_trace_keeps_its_text_and_sentences():
     for folder in FOLDERS:
         base = json.loads(gzip.decompress((folder / "base_solution.json.gz").read_bytes()))
