@@ -18,12 +18,14 @@ WIDTH = 10
 def top_sentences(trace: Trace, scores: Sequence[Scores], *, k: int = 3) -> Table:
     """One row a sentence, the k strongest of every method; a star marks an anchor at a false-discovery rate of 5 %."""
     title = f"trace {trace.id}: {len(trace)} sentences, answer {trace.answer!r}, target {trace.target!r}"
-    table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("#", justify="right", no_wrap=True, min_width=3)
-    table.add_column("sentence", overflow="ellipsis", no_wrap=True, max_width=60)
-    table.add_column("score", justify="right", no_wrap=True, min_width=9)
-    table.add_column("95 % interval", no_wrap=True, min_width=17)
-    table.add_column("", no_wrap=True, min_width=WIDTH)
+    table = Table(
+        title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), expand=True
+    )
+    table.add_column("#", justify="right", no_wrap=True, width=3)
+    table.add_column("sentence", overflow="ellipsis", no_wrap=True, ratio=1)
+    table.add_column("score", justify="right", no_wrap=True, width=9)
+    table.add_column("95 % interval", no_wrap=True, width=18)
+    table.add_column("", no_wrap=True, width=WIDTH)
     for score in scores:
         starred = set() if np.isnan(score.p).all() else set(score.anchors(fdr=0.05))
         strongest = sorted(score.top(len(trace)), key=lambda i: -abs(score.values[i]))[:k]
