@@ -17,6 +17,7 @@ from jaxtyping import Float
 
 from anchors.models.base import WhiteBox
 from anchors.scores import Scores, method
+from anchors.stats import mean_interval
 from anchors.trace import Trace
 
 Heads = Sequence[tuple[int, int]]
@@ -169,11 +170,8 @@ def _row_bootstrap(
     rng = np.random.default_rng(seed)
     for j in range(size - proximity):
         rows = mean[j + proximity :, j]
-        rows = rows[~np.isnan(rows)]
-        n[j] = len(rows)
-        if len(rows) >= 2:
-            draws = rng.choice(rows, (resamples, len(rows))).mean(1)
-            low[j], high[j] = np.quantile(draws, [0.025, 0.975])
+        n[j] = (~np.isnan(rows)).sum()
+        low[j], high[j] = mean_interval(rows, rng, resamples=resamples)
     return low, high, n
 
 

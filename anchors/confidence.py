@@ -15,6 +15,7 @@ from anchors.models.attention_pass import TracePass
 from anchors.models.base import CapabilityError
 from anchors.models.tokens import token_spans
 from anchors.scores import Scores, method
+from anchors.stats import mean_interval
 from anchors.trace import Trace
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def sentence_confidence(trace: Trace, model: LensModel, *, k: int = 20, resample
     spans = token_spans(model.encode(text).offsets, trace.spans).spans
     rng = np.random.default_rng(seed)
     means = np.array([[_mean(row[a:b]) for row in tokens] for a, b in spans]).T
-    low, high = np.array([_bootstrap(tokens.confidence[a:b], rng, resamples) for a, b in spans]).T
+    low, high = np.array([mean_interval(tokens.confidence[a:b], rng, resamples=resamples) for a, b in spans]).T
     return Scores.of(
         trace,
         "confidence",
@@ -80,11 +81,3 @@ def sentence_confidence(trace: Trace, model: LensModel, *, k: int = 20, resample
 def _mean(x: np.ndarray) -> float:
     x = x[~np.isnan(x)]
     return float(x.mean()) if len(x) else float("nan")
-
-
-def _bootstrap(x: np.ndarray, rng: np.random.Generator, resamples: int) -> tuple[float, float]:
-    x = x[~np.isnan(x)]
-    if len(x) < 2:
-        return float("nan"), float("nan")
-    low, high = np.quantile(rng.choice(x, (resamples, len(x))).mean(1), [0.025, 0.975])
-    return float(low), float(high)

@@ -20,7 +20,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from anchors.models.base import Job, Model, Sampling
-from anchors.rollouts import Rollout, Rollouts, Store
+from anchors.rollouts import STORE, Rollout, Rollouts, Store
 from anchors.trace import Trace
 
 CALIBRATION_BOUNDARIES = 5
@@ -95,15 +95,17 @@ def resample_traces(
     progress: bool = True,
     **options: Any,
 ) -> list[Rollouts]:
-    """`resample` for many traces in one run directory."""
+    """`resample` for many traces in one run directory; the bill is drawn up only where progress is shown."""
+    _check_n(n)
     sampling = sampling or model.sampling
     runs = open_run(traces, model, seed=seed, sampling=sampling, out=out)
-    bill = calibrate(runs, model, n=n, seed=seed, sampling=sampling, price=price, keep=True, **options)
+    if progress:
+        bill = calibrate(runs, model, n=n, seed=seed, sampling=sampling, price=price, keep=True, **options)
+        if bill.rollouts:
+            tqdm.write(f"to draw: {bill}", file=sys.stderr)
     pending = [job for run in runs for job in _jobs(run, run.missing(n))]
     if pending:
         by_id = {run.trace.id: run for run in runs}
-        if progress:
-            tqdm.write(f"to draw: {bill}", file=sys.stderr)
         bar = tqdm(total=len(pending), desc="rollouts", unit="", disable=None if progress else True)
         with bar:
             for job, rollout in _drawn(model, pending, sampling, seed, options):
@@ -143,7 +145,7 @@ def plan_resampling(
 ) -> Bill:
     """The bill of `resample_traces`, from a short calibration that leaves nothing on disk (`--dry-run`)."""
     sampling = sampling or model.sampling
-    exists = out is not None and (Path(out) / "rollouts.sqlite").exists()
+    exists = out is not None and (Path(out) / STORE).exists()
     runs = open_run(traces, model, seed=seed, sampling=sampling, out=out if exists else None)
     return calibrate(runs, model, n=n, seed=seed, sampling=sampling, price=price, keep=False, **options)
 
@@ -160,8 +162,7 @@ def calibrate(
     **options: Any,
 ) -> Bill:
     """Draw a few of the missing rollouts, spread over the boundaries, and extrapolate; `keep` stores them."""
-    if n < 1:
-        raise ValueError(f"n is {n}; at least one rollout a boundary is needed")
+    _check_n(n)
     missing = [(run, pair) for run in runs for pair in run.missing(n)]
     stored = sum(run.cost().rollouts for run in runs)
     limited = sum(_limited(run.trace, model, sampling) for run in runs)
@@ -182,6 +183,11 @@ def calibrate(
     seconds = tokens * _seconds_per_token(model, probe, sampling, seed, options) if left else 0.0
     cost = None if price is None else tokens * price / 1e6
     return Bill(left, stored + done, tokens, seconds, cost, limited)
+
+
+def _check_n(n: int) -> None:
+    if n < 1:
+        raise ValueError(f"n is {n}; at least one rollout a boundary is needed")
 
 
 def _seconds_per_token(

@@ -268,6 +268,21 @@ def quantile_interval(draws: Numbers, *, estimate: Any, kind: str = "percentile"
     return Interval(low - shift, high - shift)
 
 
+def mean_interval(values: Numbers, rng: np.random.Generator, *, resamples: int, level: float = 0.95) -> Interval:
+    """Percentile bootstrap interval of a mean; NaN values are left out, and fewer than two leave no interval.
+
+    >>> mean_interval([2.0, 2.0, float("nan")], np.random.default_rng(0), resamples=10)
+    Interval(low=2.0, high=2.0)
+    """
+    values = np.asarray(values, dtype=float)
+    values = values[~np.isnan(values)]
+    if len(values) < 2:
+        return Interval(float("nan"), float("nan"))
+    draws = rng.choice(values, (resamples, len(values))).mean(1)
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high))
+
+
 def cluster_bootstrap(
     groups: Sequence[Numbers],
     statistic: Callable[[list[np.ndarray]], float] | None = None,

@@ -26,6 +26,7 @@ from anchors.models.attention_pass import LayerCache, TracePass
 from anchors.models.base import CapabilityError, Tokens
 from anchors.models.tokens import answer_tokens, token_spans
 from anchors.scores import Scores, method
+from anchors.stats import mean_interval
 from anchors.trace import Trace
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def suppress(
             rows = effects[spans[t][0] - a : spans[t][1] - a]
             if len(rows):
                 matrix[t, s] = rows.mean()
-                low[t, s], high[t, s] = _interval(rows, rng, resamples)
+                low[t, s], high[t, s] = mean_interval(rows, rng, resamples=resamples)
     if compat == "paper":
         centre = _means(matrix, axis=1)[:, None]
         matrix, low, high = matrix - centre, low - centre, high - centre
@@ -142,9 +143,7 @@ def _base(trace: Trace, model: LensModel, answer: str | None) -> Base:
 def _answer_logprob(model: LensModel, base: Base, hidden: Tensor, start: int) -> float:
     """log p of the answer's tokens, from hidden states that begin at token `start`."""
     first, end = base.answer
-    logp = torch.log_softmax(model.unembed(hidden[first - 1 - start : end - 1 - start]), dim=-1)
-    targets = torch.tensor(base.tokens.ids[first:end], device=logp.device)
-    return float(logp.gather(-1, targets[:, None]).double().sum())
+    return model.logprob_of(base.tokens.ids[first:end], hidden[first - 1 - start : end - 1 - start])
 
 
 def _token_effects(
@@ -203,13 +202,6 @@ def _paper_truncated(logits: Tensor) -> Tensor:
     keep[..., PAPER_TOP_K:] = False
     mask = torch.zeros_like(keep).scatter(-1, order, keep)
     return logits.half().float().masked_fill(~mask, -torch.inf)
-
-
-def _interval(rows: np.ndarray, rng: np.random.Generator, resamples: int) -> tuple[float, float]:
-    if len(rows) < 2:
-        return np.nan, np.nan
-    low, high = np.quantile(rng.choice(rows, (resamples, len(rows))).mean(1), [0.025, 0.975])
-    return float(low), float(high)
 
 
 def _means(matrix: Float[np.ndarray, "target source"], *, axis: int) -> Float[np.ndarray, " sentence"]:

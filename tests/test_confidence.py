@@ -10,6 +10,7 @@ from anchors import confidence
 from anchors.confidence import sentence_confidence, token_confidence
 from anchors.models import CapabilityError, load_model
 from anchors.models.tokens import token_spans
+from anchors.stats import mean_interval
 from tests.test_models import eager
 
 
@@ -46,9 +47,9 @@ def test_sentence_confidence_is_the_mean_over_its_tokens(tiny, problem_trace):
 
 def test_the_interval_covers_the_mean_as_often_as_it_says():
     rng = np.random.default_rng(0)
-    bounds = [confidence._bootstrap(rng.normal(size=40), np.random.default_rng(i), 300) for i in range(400)]
+    bounds = [mean_interval(rng.normal(size=40), np.random.default_rng(i), resamples=300) for i in range(400)]
     assert 0.90 <= np.mean([low <= 0 <= high for low, high in bounds]) <= 0.97
-    assert np.isnan(confidence._bootstrap(np.array([1.0, np.nan]), rng, 10)).all()
+    assert np.isnan(mean_interval(np.array([1.0, np.nan]), rng, resamples=10)).all()
 
 
 def test_k_beyond_the_vocabulary_is_the_mean_over_all_of_it(checkpoints, problem_trace):

@@ -104,11 +104,15 @@ def repeat_heads(x: Float[Tensor, "*row kv_head token width"], heads: int) -> Fl
     return x if groups == 1 else x.repeat_interleave(groups, dim=-3)
 
 
+def scaled(call: Call, products: Tensor) -> Tensor:
+    """Attention scores in float32 from query-key products: the layer's scaling, then its soft cap."""
+    scores = products.float() * call.scaling
+    return scores if call.softcap is None else call.softcap * torch.tanh(scores / call.softcap)
+
+
 def weights(call: Call, query: Tensor, key: Tensor, allowed: Bool[Tensor, "... query key"]) -> Tensor:
     """Softmax attention weights in float32; a query that may see nothing has weight zero everywhere."""
-    scores = torch.matmul(query, key.transpose(-1, -2)).float() * call.scaling
-    if call.softcap is not None:
-        scores = call.softcap * torch.tanh(scores / call.softcap)
+    scores = scaled(call, torch.matmul(query, key.transpose(-1, -2)))
     scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
     return torch.softmax(scores, dim=-1) * allowed.any(-1, keepdim=True)
 
@@ -117,7 +121,11 @@ def visible(
     queries: Int[Tensor, "*row query"], keys: Int[Tensor, " key"], window: int | None
 ) -> Bool[Tensor, "*row query key"]:
     """Causal visibility by position, within the layer's sliding window if it has one."""
-    distance = queries[..., None] - keys
+    return within(queries[..., None] - keys, window)
+
+
+def within(distance: Int[Tensor, "*shape"], window: int | None) -> Bool[Tensor, "*shape"]:
+    """Which distances from query back to key a layer allows: none into the future, none beyond its window."""
     seen = distance >= 0
     return seen if window is None else seen & (distance < window)
 

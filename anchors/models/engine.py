@@ -20,7 +20,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from anchors.models.attention_pass import Call, LayerCache, TracePass, visible
+from anchors.models.attention_pass import Call, LayerCache, TracePass, scaled, visible, within
 from anchors.models.base import Completion, Job, Sampling
 from anchors.models.randomness import stream
 from anchors.models.sampling import MARGIN, sample
@@ -33,7 +33,10 @@ GROWTH, FEW = 64, 4
 
 @dataclass(slots=True)
 class Row:
-    """One rollout in flight: `pending` prefix tokens still to be fed, and the tokens written so far."""
+    """One rollout in flight: its prefix, of which `shared` tokens lie in the trace cache, and the tokens written.
+
+    `fed` counts the tokens of prefix and writing that went through the model into the row's own slot.
+    """
 
     job: Job
     prefix: list[int]
@@ -58,7 +61,7 @@ class SharedPass:
     """Attention of one new token a row over the shared trace cache, cut at the row's boundary, and the row's slot."""
 
     def __init__(self, trace: list[LayerCache], rows: int) -> None:
-        self.trace, self.rows = trace, rows
+        self.trace = trace
         kv_heads, _, width = trace[0].keys.shape
         empty = trace[0].keys.new_zeros(rows, kv_heads, GROWTH, width)
         self.own = [LayerCache(empty.clone(), empty.clone()) for _ in trace]
@@ -98,14 +101,9 @@ class SharedPass:
         trace_at = torch.arange(self.reach, device=device)
         own_at = torch.arange(self.length, device=device)
         in_trace = visible(position, trace_at, call.window) & (trace_at < self.shared[:, None, None])
-        own_position = self.shared[:, None] + own_at
-        distance = position - own_position
-        in_own = distance >= 0 if call.window is None else (distance >= 0) & (distance < call.window)
+        in_own = within(self.fed[:, None] - own_at, call.window)
         allowed = torch.cat([in_trace[:, 0], in_own], dim=-1)[:, None, None]
-        scores = scores.float() * call.scaling
-        if call.softcap is not None:
-            scores = call.softcap * torch.tanh(scores / call.softcap)
-        return torch.softmax(scores.masked_fill(~allowed, -torch.inf), dim=-1)
+        return torch.softmax(scaled(call, scores).masked_fill(~allowed, -torch.inf), dim=-1)
 
     def move(self, source: int, target: int) -> None:
         """Copy a row's slot, so that active rows stay contiguous."""

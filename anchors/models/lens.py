@@ -340,12 +340,19 @@ class LensModel:
         first, end = answer_tokens(tokens.offsets, start)
         cut = None if block is None else self.token_block(tokens, block)
         hidden = self.hidden(tokens.ids, TracePass(block=cut, ablate=ablate))
-        logp = torch.log_softmax(self.unembed(hidden[first - 1 : end - 1]), dim=-1)
-        targets = torch.tensor(tokens.ids[first:end], device=logp.device)
-        total = logp.gather(-1, targets[:, None]).double().sum()
+        return Scored(self.logprob_of(tokens.ids[first:end], hidden[first - 1 : end - 1]), end - first)
+
+    def logprob_of(self, ids: Sequence[int], hidden: Float[Tensor, "token width"]) -> float:
+        """Summed log p of `ids` in nats, from the hidden states that predict them, one a token.
+
+        Raises:
+            ValueError: the sum is NaN or infinite.
+        """
+        logp = torch.log_softmax(self.unembed(hidden), dim=-1)
+        total = logp.gather(-1, torch.tensor(ids, device=logp.device)[:, None]).double().sum()
         if not bool(torch.isfinite(total)):
             raise ValueError(f"{self.name} returned NaN or infinite logits; load it with dtype=torch.float32")
-        return Scored(float(total), end - first)
+        return float(total)
 
     # -- black box -----------------------------------------------------------------------------------------------
 
