@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int
 from anchors.forced import BOXED, AnswerStub
 from anchors.models.base import CapabilityError, Model
 from anchors.outcomes import Outcome, Tally, first_sentence, tally_answers
+from anchors.reuse import passes_on, replaced_difference, reuse_rollouts
 from anchors.rollouts import Rollouts
 from anchors.scores import Scores, method
 from anchors.similarity import Similarity, default_similarity
@@ -103,6 +104,7 @@ def resampling_importance(
     level: float = 0.95,
     seed: int = 0,
     answered_only: bool = False,
+    reuse: bool = False,
     compat: Literal["paper"] | None = None,
 ) -> Scores:
     """What keeping a sentence rather than writing it anew does to the answer (Thought Anchors, 2506.19143).
@@ -111,12 +113,14 @@ def resampling_importance(
     "kl": KL(answers at i || answers at i + 1) in nats with `alpha` added to every count (default 0.5), bootstrap
     interval, permutation p at its 99 % upper limit, and the floor two equal distributions would show.
 
-    `answered_only` drops rollouts without an answer. `compat="paper"`: answered only, alpha 1e-9, the target as default
-    outcome, 0.0 where nothing was measured. Extras: p_before, p_after, answered_before, answered_after, headroom
+    `answered_only` drops rollouts without an answer. `reuse` counts a rollout that wrote the trace's own next sentence
+    at the next boundary too (`anchors.reuse`): the same quantity from more rollouts; MOVER interval, Fisher's p of kept
+    against replaced. `compat="paper"`: answered only, alpha 1e-9, the target as default outcome, 0.0 where nothing was
+    measured. Extras: p_before, p_after, answered_before, answered_after, headroom
     (entropy of the answers before the sentence, nats), and with "kl" the signed difference.
 
     Raises:
-        ValueError: no rollouts, an unknown metric, or an outcome the trace does not have.
+        ValueError: no rollouts, an unknown metric, an outcome the trace does not have, or `reuse` with "kl" or `compat`.
 
     >>> trace = Trace.from_text("2 + 2?", "It is an easy sum. So it is four.", answer="4")
     >>> box = [" \\\\boxed{4}"] * 20, [" \\\\boxed{5}"] * 20
@@ -125,11 +129,17 @@ def resampling_importance(
     ([0.0, 0.5], [1])
     """
     rule = _Rule.of(metric, alpha, level, seed, answered_only, compat)
+    rollouts = _reused(rollouts, rule, reuse, allowed=metric != "kl")
     tally = tally_answers(rollouts, outcome=rule.outcome(outcome), answered_only=rule.answered_only)
-    before, after = _Sample.of(tally, list(range(len(rollouts.trace)))), _Sample.of(tally, _kept(tally, rule))
-    numbers = _divergence(before, after, rule) if metric == "kl" else _difference(after, before, rule)
+    here = list(range(len(rollouts.trace)))
+    before, after = _Sample.of(tally, here), _Sample.of(tally, _kept(tally, rule))
+    if reuse:
+        replaced = _Sample.of(tally, here, [~np.array(passes_on(rollouts, i), dtype=bool) for i in here])
+        numbers = _replaced_difference(before, after, replaced, rule)
+    else:
+        numbers = _divergence(before, after, rule) if metric == "kl" else _difference(after, before, rule)
     extras = _context(tally, rule) | ({"difference": after.rate - before.rate} if metric == "kl" else {})
-    return _scores(rollouts, "resampling", rule, numbers, extras, {"outcome": tally.outcome})
+    return _scores(rollouts, "resampling", rule, numbers, extras, {"outcome": tally.outcome, "reuse": reuse})
 
 
 @method("counterfactual", needs="rollouts", unit="probability")
@@ -143,6 +153,7 @@ def counterfactual_importance(
     level: float = 0.95,
     seed: int = 0,
     answered_only: bool = False,
+    reuse: bool = False,
     compat: Literal["paper"] | None = None,
 ) -> Scores:
     """What a sentence does to the answer, against rollouts that wrote a different meaning in its place (2506.19143).
@@ -151,7 +162,7 @@ def counterfactual_importance(
     of boundary i whose first sentence `similarity` does not find the same (one that stops reasoning at once is
     different). "kl": KL(answers of different || answers of kept and similar). NaN where no rollout is different.
 
-    `details["similarity"]` names the comparison used. `compat="paper"` as in `resampling_importance`; the published
+    `details["similarity"]` names the comparison used. `reuse`, `compat="paper"` as in `resampling_importance`; the published
     accuracy has the opposite sign. Extras: p_removed, different_trajectories_fraction with its Wilson interval,
     overdeterminedness, and those of `resampling_importance`.
 
@@ -163,6 +174,7 @@ def counterfactual_importance(
     """
     rule = _Rule.of(metric, alpha, level, seed, answered_only, compat)
     similarity = default_similarity() if similarity is None else similarity
+    rollouts = _reused(rollouts, rule, reuse)
     tally = tally_answers(rollouts, outcome=rule.outcome(outcome), answered_only=rule.answered_only)
     here, firsts = list(range(len(rollouts.trace))), _firsts(rollouts)
     different = _different(rollouts.trace, firsts, similarity)
@@ -175,6 +187,7 @@ def counterfactual_importance(
     extras = _context(tally, rule) | _trajectories(firsts, tally, removed.n, rule) | {"p_removed": removed.rate}
     extras |= {"difference": kept.rate - removed.rate} if metric == "kl" else {}
     details = {"outcome": tally.outcome, "similarity": similarity.name, "threshold": similarity.threshold}
+    details |= {"reuse": reuse}
     return _scores(rollouts, "counterfactual", rule, numbers, extras, details)
 
 
@@ -194,6 +207,24 @@ def _difference(kept: _Sample, removed: _Sample, rule: _Rule) -> dict[str, np.nd
     low, high = difference_interval(kept.k, kept.n, removed.k, removed.n, level=rule.level)
     p = fisher_p(kept.k, kept.n, removed.k, removed.n)
     n, floor = np.minimum(kept.n, removed.n), np.where(np.isnan(p), np.nan, 0.0)
+    return {"values": values, "low": low, "high": high, "n": n, "p": p, "floor": floor}
+
+
+def _reused(rollouts: Rollouts, rule: _Rule, reuse: bool, *, allowed: bool = True) -> Rollouts:
+    if not reuse:
+        return rollouts
+    if rule.compat or not allowed:
+        what = "compat='paper'" if rule.compat else "metric 'kl', whose two samples would share rollouts"
+        raise ValueError(f"reuse is not defined for {what}; leave it out")
+    return reuse_rollouts(rollouts)
+
+
+def _replaced_difference(before: _Sample, kept: _Sample, replaced: _Sample, rule: _Rule) -> dict[str, np.ndarray]:
+    """Share replaced times kept minus replaced; `n` stays the smaller of the two boundaries."""
+    share, sides = (replaced.n, before.n), ((kept.k, kept.n), (replaced.k, replaced.n))
+    values, (low, high) = replaced_difference(share, *sides, level=rule.level)
+    p = np.where((replaced.n == 0) & ~np.isnan(values), 1.0, fisher_p(*sides[0], *sides[1]))
+    n, floor = np.minimum(before.n, kept.n), np.where(np.isnan(p), np.nan, 0.0)
     return {"values": values, "low": low, "high": high, "n": n, "p": p, "floor": floor}
 
 

@@ -1,30 +1,36 @@
-"""How well a small model learned its world: steps, answers, and its answer distribution against exact truth."""
+"""How well a small model learned its world: steps, answers, distance from exact truth, and what it does with a trace.
+
+1. The model reasons on held-out problems. Its traces are read by the program: a computation is right unless it is a
+   slip; where the text leaves the program, the trace counts as off it, and as a wrong step if a computation was due.
+2. Calibration: at every boundary of traces the world wrote, n rollouts against the exact answer distribution.
+3. Use of the trace: answers forced after the model is handed a whole trace of its own problem that ends on a wrong
+   answer, a right trace of another problem, and no trace at all.
+"""
 
 from __future__ import annotations
 
 import random
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from anchors.answers import NO_ANSWER, extract_answer
 from anchors.lab.truth import answer_distribution
-from anchors.lab.worlds import World, read, write
-from anchors.models.base import Job, Model
+from anchors.lab.worlds import Move, World, read_moves, write
+from anchors.models.base import Job, Model, Sampling
 from anchors.splitting import split_sentences
 
-_STEP = re.compile(r"(\d) ([-+*]) (\d) = (\d)\.")
+GREEDY = 0.01
+"""The temperature at which a forced answer is read off."""
 
 
-class Evaluation(NamedTuple):
-    """Figures of one model on held-out problems; `ceiling` and `tv_floor` are what a perfect copy of the world gets.
+class Traces(NamedTuple):
+    """Figures of the traces a model writes; `ceiling` and `steps_ceiling` are what a perfect copy of the world gets.
 
-    `steps_right`: share of written arithmetic steps that are right. `on_program`: share of traces the world could
-    have written word for word. `gold`, `answered`: shares of traces. `tv`: mean total variation between the answer
-    distribution of n rollouts and the exact one, over all boundaries of traces the world wrote.
+    `steps_right`: share of written computations that are right, NaN without any. `on_program`: share of traces the
+    world could have written word for word. `answered`, `gold`: shares of traces. `tokens`: mean length.
     """
 
     traces: int
@@ -34,60 +40,90 @@ class Evaluation(NamedTuple):
     answered: float
     gold: float
     ceiling: float
+    tokens: float
+
+
+class Calibration(NamedTuple):
+    """Mean total variation to the exact answer distribution over boundaries; `tv_floor` is a perfect copy's."""
+
     boundaries: int
     rollouts: int
     tv: float
     tv_floor: float
 
 
-def evaluate(
-    model: Model, world: World, *, problems: int = 200, traces: int = 10, n: int = 200, seed: int = 0
-) -> Evaluation:
-    """Let the model write `problems` traces, and compare n rollouts at every boundary of `traces` with exact truth."""
+class TraceUse(NamedTuple):
+    """Shares of forced answers, each over `handed` problems.
+
+    `follows_wrong`: equal to the answer of a trace of the same problem that ends wrong. `gold_given_wrong`: right all
+    the same. `follows_swapped`: equal to the answer of another problem's right trace. `gold_given_swapped`: right for
+    the problem asked. `gold_given_none`: right with no trace at all.
+    """
+
+    handed: int
+    follows_wrong: float
+    gold_given_wrong: float
+    follows_swapped: float
+    gold_given_swapped: float
+    gold_given_none: float
+
+
+def written_traces(model: Model, world: World, *, problems: int = 200, seed: int = 0) -> Traces:
+    """Let the model reason on `problems` held-out problems and read what it wrote."""
     rng = random.Random(f"held out {seed}")
     drawn = [world.problem(rng) for _ in range(problems)]
-    texts = _continuations(model, [world.prompt(p) for p in drawn], 1, seed)
-    steps = [match.groups() for text in texts for match in _STEP.finditer(text)]
-    right = [(int(a) + int(b) if op == "+" else int(a) - int(b) if op == "-" else int(a) * int(b)) % 10 == int(r)
-             for a, op, b, r in steps]  # fmt: skip
+    completions = _continuations(model, [world.prompt(p) for p in drawn], seed=seed)
+    texts = [completion.text for completion in completions]
     answers = [extract_answer(text) for text in texts]
-    gold = [answer == world.gold(p) for answer, p in zip(answers, drawn, strict=True)]
+    read = [_read(world, p, text) for p, text in zip(drawn, texts, strict=True)]
+    right, ideal = np.array([r.right for r in read]), np.array([r.ideal for r in read])
+    steps = sum(r.steps for r in read)
     ceiling = [answer_distribution(world, world.start(p)).get(world.gold(p), 0.0) for p in drawn]
-    followed = [_follows(world, p, text) for p, text in zip(drawn, texts, strict=True)]
-    boundaries, tv, floor = _total_variations(model, world, traces, n, seed)
-    return Evaluation(
+    return Traces(
         traces=problems,
-        steps_right=float(np.mean(right)),
-        steps_ceiling=1 - getattr(world, "slip", 0.0),
-        on_program=float(np.mean(followed)),
+        steps_right=float(right.sum() / steps) if steps else float("nan"),
+        steps_ceiling=float(ideal.sum() / steps) if steps else float("nan"),
+        on_program=float(np.mean([r.follows for r in read])),
         answered=float(np.mean([answer is not None for answer in answers])),
-        gold=float(np.mean(gold)),
+        gold=float(np.mean([answer == world.gold(p) for answer, p in zip(answers, drawn, strict=True)])),
         ceiling=float(np.mean(ceiling)),
-        boundaries=boundaries,
-        rollouts=n,
-        tv=tv,
-        tv_floor=floor,
+        tokens=float(np.mean([completion.tokens for completion in completions])),
     )
 
 
-def _continuations(model: Model, texts: Sequence[str], n: int, seed: int) -> list[str]:
-    jobs = [Job(text, len(text), f"evaluate {i}", 0, s) for i, text in enumerate(texts) for s in range(n)]
-    found = {(job.trace, job.sample): c.text for job, c in model.generate(jobs, sampling=model.sampling, seed=seed)}
-    return [found[job.trace, job.sample] for job in jobs]
+class _Reading(NamedTuple):
+    """One trace read by the program; `ideal` is the number of right steps the program itself would have written."""
+
+    follows: bool
+    steps: int
+    right: int
+    ideal: float
 
 
-def _follows(world: World, problem: object, text: str) -> bool:
+def _read(world: World, problem: object, text: str) -> _Reading:
     reasoning = text.split("\n</think>")[0]
     sentences = [reasoning[a:b] for a, b in split_sentences(reasoning)]
-    states = read(world, problem, sentences)
+    moves = read_moves(world, problem, sentences)
+    states = [world.start(problem), *(move.state for move in moves)]
+    right, chances = [], []
+    for index, state in enumerate(states[: len(sentences)]):
+        due = [m for m in world.moves(state) if m.category == "active_computation"]
+        written = moves[index] if index < len(moves) else None
+        if due and (written is None or written in due):
+            right.append(written is not None and written.role != "anchor")
+            chances.append(_share_right(due))
+    whole = len(moves) == len(sentences)
     ending = text[len(reasoning) :]
-    return len(states) == len(sentences) + 1 and any(
-        ending == world.ending(answer) for answer in answer_distribution(world, states[-1])
-    )
+    follows = whole and any(ending == world.ending(a) for a in answer_distribution(world, states[-1]))
+    return _Reading(follows, len(right), sum(right), float(sum(chances)))
 
 
-def _total_variations(model: Model, world: World, traces: int, n: int, seed: int) -> tuple[int, float, float]:
-    """Boundaries measured, mean total variation to exact truth, and its mean when the model is exactly the world."""
+def _share_right(due: Sequence[Move]) -> float:
+    return sum(m.probability for m in due if m.role != "anchor") / sum(m.probability for m in due)
+
+
+def calibration(model: Model, world: World, *, traces: int = 10, n: int = 200, seed: int = 0) -> Calibration:
+    """n rollouts at every boundary of `traces` traces of the world, against exact truth."""
     rng, noise = random.Random(f"boundaries {seed}"), np.random.default_rng(seed)
     found, floor = [], []
     for index in range(traces):
@@ -108,8 +144,66 @@ def _total_variations(model: Model, world: World, traces: int, n: int, seed: int
             drawn = noise.multinomial(n, np.array(list(truth.values())) / sum(truth.values()))
             copy = dict(zip(truth, drawn / n, strict=True))
             floor.append(_tv(truth, lambda a, c=copy: c.get(a, 0.0), set()))
-    return len(found), float(np.mean(found)), float(np.mean(floor))
+    return Calibration(len(found), n, float(np.mean(found)), float(np.mean(floor)))
 
 
 def _tv(truth: dict[str, float], share: Callable[[str], float], seen: set[str]) -> float:
     return sum(abs(truth.get(a, 0.0) - share(a)) for a in truth.keys() | seen) / 2
+
+
+def trace_use(model: Any, world: World, *, problems: int = 200, seed: int = 0) -> TraceUse:
+    """What forced answers follow: the trace that was handed over, or the question."""
+    rng = random.Random(f"trace use {seed}")
+    asked, wrong, swapped = [], [], []
+    while len(asked) < problems:
+        problem, other = world.problem(rng), world.problem(rng)
+        bad, good = _ending_on(world, problem, rng, right=False), _ending_on(world, other, rng, right=True)
+        if bad is not None and good is not None and world.gold(other) != world.gold(problem):
+            asked.append(problem)
+            wrong.append(bad)
+            swapped.append((good[0], world.gold(other)))
+    gold = [world.gold(p) for p in asked]
+    given_wrong = _forced(model, world, asked, [reasoning for reasoning, _ in wrong], seed)
+    given_swapped = _forced(model, world, asked, [reasoning for reasoning, _ in swapped], seed)
+    given_none = _forced(model, world, asked, [""] * problems, seed)
+    return TraceUse(
+        problems,
+        _agreement(given_wrong, [answer for _, answer in wrong]),
+        _agreement(given_wrong, gold),
+        _agreement(given_swapped, [answer for _, answer in swapped]),
+        _agreement(given_swapped, gold),
+        _agreement(given_none, gold),
+    )
+
+
+def _ending_on(world: World, problem: Any, rng: random.Random, *, right: bool) -> tuple[str, str] | None:
+    """A trace of the problem that ends on the right or on a wrong answer, within 50 tries."""
+    for _ in range(50):
+        written = write(world, problem, rng)
+        answer = world.answer(written.end)
+        if answer is not None and (answer == world.gold(problem)) == right:
+            return written.reasoning, answer
+    return None
+
+
+def _forced(model: Any, world: World, asked: Sequence[Any], reasonings: Sequence[str], seed: int) -> list[str | None]:
+    stub = model.stub.before.rstrip(" ")
+    texts = [world.prompt(p) + reasoning + stub for p, reasoning in zip(asked, reasonings, strict=True)]
+    found = _continuations(model, texts, seed=seed, temperature=GREEDY, limit=32)
+    return [extract_answer(stub + completion.text) for completion in found]
+
+
+def _agreement(answers: Sequence[str | None], wanted: Sequence[str]) -> float:
+    return float(np.mean([a == b for a, b in zip(answers, wanted, strict=True)]))
+
+
+def _continuations(
+    model: Model, texts: Sequence[str], *, seed: int, temperature: float | None = None, limit: int | None = None
+) -> list[Any]:
+    """One completion a text."""
+    sampling = model.sampling
+    if temperature is not None:
+        sampling = Sampling(temperature, 1.0, limit or sampling.max_new_tokens, sampling.stop)
+    jobs = [Job(text, len(text), f"evaluate {i}", 0, 0) for i, text in enumerate(texts)]
+    found = {job.trace: completion for job, completion in model.generate(jobs, sampling=sampling, seed=seed)}
+    return [found[job.trace] for job in jobs]

@@ -1,19 +1,22 @@
 """Train a small reasoning model on a world.
 
-1. The tokenizer is a byte-level BPE with enough merges that every word of the world and every " 7" is one token.
+1. The tokenizer is a byte-level BPE with enough merges that every word of the world and every " 7" is one token, or
+   a character tokenizer (the same bytes without merges).
 2. Each step draws fresh documents from (seed, step), so a resumed run sees exactly the data it would have seen.
 3. A document is prompt + reasoning + answer + end token, one to a row; the loss covers everything after the prompt.
 4. Muon moves the weight matrices, AdamW the rest; the learning rate is warm, flat, then linear to zero.
-5. Every `save_every` steps weights and optimiser state go to disk; the same call continues from there.
+5. Every `save_every` steps weights and optimiser state go to disk; the same call continues from there. Right answers
+   and right steps on held-out problems are shown there too: loss hides a model that never reads its prompt.
 
 Recipe facts (initialisation, tokenisation, Muon) come from a feasibility run on a sibling world.
 """
 
 from __future__ import annotations
 
-import json
+import copy
 import logging
 import random
+import time
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,19 +28,30 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from anchors.lab.worlds import World, load_world, write
+from anchors.forced import AnswerStub
+from anchors.lab.regimes import Document, document, parse_regime, regime_world
+from anchors.lab.worlds import World, load_world
+from anchors.models.base import Sampling
 
 logger = logging.getLogger(__name__)
 
 SPECIAL = ("<pad>", "<eos>", "<think>", "</think>")
 POOL = 8
+HELD_OUT = 100
+CHECKPOINT = "checkpoint.pt"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that determines a trained model; `seed` fixes initial weights and data."""
+    """Everything that determines a trained model; `seed` fixes initial weights and data.
+
+    `knobs` are those of the world, `regime` is a name or mixture of `anchors.lab.regimes`, `tokenizer` "bpe" or "char".
+    """
 
     world: str = "expression"
+    knobs: tuple[tuple[str, Any], ...] = ()
+    regime: str = "normal"
+    tokenizer: str = "bpe"
     seed: int = 0
     layers: int = 4
     width: int = 128
@@ -52,34 +66,24 @@ class Recipe:
     bfloat16: bool = True
 
 
-@dataclass(frozen=True)
-class Document:
-    """One training text, split where the loss begins."""
+def build_tokenizer(world: World, kind: str = "bpe", *, texts: int = 4000) -> PreTrainedTokenizerFast:
+    """The tokenizer of a world, trained on its own traces: "bpe" ends with every word one token, "char" merges nothing.
 
-    prompt: str
-    completion: str
-
-
-def document(world: World, rng: random.Random) -> Document:
-    """Draw a problem and let the world write its trace and answer."""
-    problem = world.problem(rng)
-    written = write(world, problem, rng)
-    answer = world.answer(written.end)
-    assert answer is not None
-    return Document(world.prompt(problem), written.reasoning + world.ending(answer))
-
-
-def build_tokenizer(world: World, *, texts: int = 4000) -> PreTrainedTokenizerFast:
-    """Train the byte-level BPE of a world; merges run out when every word is one token."""
+    Raises:
+        ValueError: another kind.
+    """
+    if kind not in ("bpe", "char"):
+        raise ValueError(f"tokenizer is {kind!r}; use 'bpe' or 'char'")
     rng = random.Random("tokenizer")
-    documents = (document(world, rng) for _ in range(texts))
+    documents = (document(world, rng) for _ in range(texts if kind == "bpe" else 1))
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
     bpe.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=1024,
+        vocab_size=1024 if kind == "bpe" else len(SPECIAL) + len(alphabet),
         special_tokens=list(SPECIAL),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        initial_alphabet=alphabet,
         show_progress=False,
     )
     bpe.train_from_iterator((d.prompt + d.completion for d in documents), trainer)
@@ -89,7 +93,10 @@ def build_tokenizer(world: World, *, texts: int = 4000) -> PreTrainedTokenizerFa
 
 
 def build_model(recipe: Recipe, vocabulary: int) -> LlamaForCausalLM:
-    """A freshly initialised model; Llama-type, so that transformers keeps the tokenizer exactly as saved."""
+    """A freshly initialised model; Llama-type, so that transformers keeps the tokenizer exactly as saved.
+
+    Eager attention: on rows this short its backward pass is 1.7 times as fast on CPU as the fused kernel's.
+    """
     torch.manual_seed(recipe.seed)
     config = LlamaConfig(
         vocab_size=vocabulary,
@@ -105,14 +112,14 @@ def build_model(recipe: Recipe, vocabulary: int) -> LlamaForCausalLM:
         eos_token_id=1,
         pad_token_id=0,
     )
-    return LlamaForCausalLM(config)
+    return LlamaForCausalLM._from_config(config, attn_implementation="eager")
 
 
 @lru_cache(maxsize=2)
 def _pool(world: World, recipe: Recipe, index: int) -> list[list[Document]]:
     """Eight steps of documents sorted by length, so that a row carries little padding; batches come in random order."""
     rng = random.Random(f"{recipe.seed}/{index}")
-    documents = sorted((document(world, rng) for _ in range(POOL * recipe.batch)), key=lambda d: len(d.completion))
+    documents = sorted((document(world, rng, recipe.regime) for _ in range(POOL * recipe.batch)), key=lambda d: len(d.completion))
     batches = [documents[i : i + recipe.batch] for i in range(0, len(documents), recipe.batch)]
     rng.shuffle(batches)
     return batches
@@ -150,24 +157,56 @@ def _rate(step: int, recipe: Recipe) -> float:
 
 
 def train(recipe: Recipe, out: str | Path, *, save_every: int = 500) -> Path:
-    """Train to `recipe.steps`, continuing from the last checkpoint in `out`; leaves a Hugging Face directory there."""
+    """Train to `recipe.steps`, continuing from the last checkpoint in `out`; leaves a Hugging Face directory there.
+
+    Raises:
+        ValueError: `out` was trained with another recipe, or the recipe names an unknown world, knob or regime.
+    """
+    parse_regime(recipe.regime)
+    world = load_world(recipe.world, **dict(recipe.knobs))
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    world = load_world(recipe.world)
-    tokenizer = build_tokenizer(world)
+    tokenizer = build_tokenizer(world, recipe.tokenizer)
     model = build_model(recipe, len(tokenizer))
     optimisers = _optimisers(model, recipe)
-    checkpoint = folder / "checkpoint.pt"
-    first = _resume(checkpoint, recipe, model, optimisers)
+    checkpoint = folder / CHECKPOINT
+    first, seconds = _resume(checkpoint, recipe, model, optimisers)
+    shown: dict[str, str] = {}
+    started = time.perf_counter() - seconds
     bar = tqdm(range(first, recipe.steps), initial=first, total=recipe.steps, desc=folder.name, mininterval=5)
     for step in bar:
         loss = _step(model, optimisers, batch(world, tokenizer, recipe, step), _rate(step, recipe), recipe)
         if step % 50 == 0:
-            bar.set_postfix(loss=f"{loss:.4f}")
+            bar.set_postfix(shown | {"loss": f"{loss:.4f}"})
         if (step + 1) % save_every == 0 or step + 1 == recipe.steps:
-            _save(checkpoint, recipe, model, optimisers, step + 1)
+            _save(checkpoint, recipe, model, optimisers, step + 1, time.perf_counter() - started)
+            shown = _held_out(model, tokenizer, regime_world(world, recipe.regime), sampling_of(recipe))
+            logger.info("%s step %d loss %.4f %s", folder.name, step + 1, loss, shown)
     export(model, tokenizer, folder)
     return folder
+
+
+def sampling_of(recipe: Recipe) -> Sampling:
+    """How a small model is sampled: exactly its own distribution, up to half its context."""
+    return Sampling(temperature=1.0, top_p=1.0, max_new_tokens=recipe.context // 2)
+
+
+def answer_stub(world: World) -> AnswerStub:
+    """The text around a forced answer, as the world writes it."""
+    before, after = world.ending("0").split("0")
+    return AnswerStub(before, after)
+
+
+def _held_out(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world: World, sampling: Sampling
+) -> dict[str, str]:
+    """Shares of right answers and right steps on held-out problems, by a copy of the model as it stands."""
+    from anchors.lab.evaluate import written_traces
+    from anchors.models.lens import LensModel
+
+    lens = LensModel(copy.deepcopy(model).float(), tokenizer, name="in training", sampling=sampling)
+    found = written_traces(lens, world, problems=HELD_OUT, seed=1)
+    return {"gold": f"{found.gold:.2f}", "steps": f"{found.steps_right:.2f}"}
 
 
 def _step(
@@ -193,11 +232,17 @@ def _step(
 
 
 def _save(
-    path: Path, recipe: Recipe, model: LlamaForCausalLM, optimisers: list[torch.optim.Optimizer], step: int
+    path: Path,
+    recipe: Recipe,
+    model: LlamaForCausalLM,
+    optimisers: list[torch.optim.Optimizer],
+    step: int,
+    seconds: float,
 ) -> None:
     state = {
         "recipe": asdict(recipe),
         "step": step,
+        "seconds": seconds,
         "model": model.state_dict(),
         "optimisers": [optimiser.state_dict() for optimiser in optimisers],
     }
@@ -206,9 +251,12 @@ def _save(
     temporary.replace(path)
 
 
-def _resume(path: Path, recipe: Recipe, model: LlamaForCausalLM, optimisers: list[torch.optim.Optimizer]) -> int:
+def _resume(
+    path: Path, recipe: Recipe, model: LlamaForCausalLM, optimisers: list[torch.optim.Optimizer]
+) -> tuple[int, float]:
+    """The step to go on from and the seconds spent so far."""
     if not path.exists():
-        return 0
+        return 0, 0.0
     state = torch.load(path, weights_only=True)
     if state["recipe"] != asdict(recipe):
         changed = {k for k, v in asdict(recipe).items() if state["recipe"].get(k) != v}
@@ -217,7 +265,7 @@ def _resume(path: Path, recipe: Recipe, model: LlamaForCausalLM, optimisers: lis
     for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
         optimiser.load_state_dict(saved)
     logger.info("continuing %s from step %d", path.parent, state["step"])
-    return state["step"]
+    return state["step"], state["seconds"]
 
 
 def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
@@ -227,50 +275,3 @@ def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: 
     model.save_pretrained(folder, state_dict={name: tensor.half() for name, tensor in model.state_dict().items()})
     tokenizer.chat_template = "{{ messages[-1].content + '\n<think>\n' }}"
     tokenizer.save_pretrained(folder)
-
-
-def write_card(recipe: Recipe, folder: Path, *, problems: int = 600, traces: int = 6, n: int = 200) -> dict[str, Any]:
-    """Measure a finished model and leave `card.json` and `README.md`; what `load_model` needs is in the card.
-
-    The card carries the default sampling and answer stub, and ids the tokenizer must reproduce at load.
-    """
-    from anchors.lab.evaluate import evaluate
-    from anchors.models.base import Sampling
-    from anchors.models.lens import LensModel
-
-    world = load_world(recipe.world)
-    sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=256)
-    model = LensModel.from_directory(folder, name=f"lab/{folder.name}")
-    model.sampling = sampling
-    probe = document(world, random.Random("probe"))
-    text = probe.prompt + probe.completion
-    found = evaluate(model, world, problems=problems, traces=traces, n=n)
-    parameters = sum(p.numel() for p in model.module.parameters())
-    card = {
-        "summary": f"{parameters / 1e6:.1f} M parameters, reasons on `{recipe.world}`",
-        "recipe": asdict(recipe),
-        "parameters": parameters,
-        "evaluation": {k: round(v, 4) for k, v in found._asdict().items()},
-        "sampling": asdict(sampling),
-        "stub": {"before": "\n</think>\nThe answer is ", "after": "."},
-        "tokenizer_probe": {"text": text, "ids": model.encode(text).ids},
-    }
-    (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n")
-    (folder / "README.md").write_text(_readme(folder.name, card))
-    return card
-
-
-def _readme(name: str, card: dict[str, Any]) -> str:
-    rows = "\n".join(f"| {key} | {value} |" for key, value in card["evaluation"].items())
-    return (
-        f"# lab/{name}\n\n{card['summary']}. Retrain it with `make zoo`; the recipe is in `card.json`.\n\n"
-        "| held-out problems | |\n|---|---|\n"
-        f"{rows}\n\n`ceiling`, `steps_ceiling` and `tv_floor` are what a perfect copy of the world gets; `tv` is the mean\n"
-        "total variation between the answers of `rollouts` rollouts and the exact distribution at sentence boundaries.\n"
-    )
-
-
-def train_and_card(recipe: Recipe, out: str | Path) -> dict[str, Any]:
-    """Train to the end (or continue) and write the model's card."""
-    folder = train(recipe, out)
-    return write_card(recipe, folder)

@@ -1,26 +1,31 @@
 """Worlds: probabilistic programs that write problems and reasoning traces with known causal structure.
 
 A world is a finite Markov program. At every sentence boundary its state is known, and `moves(state)` lists every
-sentence that may come next with its exact probability. Sampling, exact truth and reading a trace back into states
-are all derived from that one function, so they cannot disagree.
+sentence that may come next with its exact probability, planted role and dependencies. Sampling, exact truth and
+reading a trace back into states are all derived from that one function, so they cannot disagree.
 """
 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from importlib import import_module
 from typing import Any, Protocol, runtime_checkable
 
 ROLES = ("anchor", "needed", "restatement", "filler", "decoy")
-WORLDS = ("expression",)
+WORLDS = ("expression", "alchemy", "maze", "recall", "null")
+FORMATS = ("verbose", "draft")
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
     """One sentence a world may write next: its probability, text, taxonomy category, planted role and next state.
 
-    An empty text ends the trace: the move writes nothing and leads to the finished state.
+    An empty text ends the trace: the move writes nothing and leads to the finished state. `reads` and `writes` name
+    the facts a sentence uses and settles ("plan", "rest", ...); a sentence depends on the last earlier sentence that
+    wrote a fact it reads. `draft` is the terse form of the sentence, "" where a draft leaves it out, None for `text`.
     """
 
     probability: float
@@ -28,13 +33,21 @@ class Move:
     category: str
     role: str
     state: Any
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    draft: str | None = None
 
 
 @runtime_checkable
 class World(Protocol):
-    """What every world provides; `State` is any hashable record with an `event` that names what just happened."""
+    """What every world provides; a state is any hashable record with an `event` that names what just happened.
 
-    name: str
+    A world is a frozen dataclass: its fields are its knobs. Knobs called `length`, `tasks` and `noise` (where a world
+    has them) move its problems along the axes of length, task and format; `noise` touches the question only.
+    """
+
+    @property
+    def name(self) -> str: ...
 
     def problem(self, rng: random.Random) -> Any:
         """Draw a problem."""
@@ -42,6 +55,10 @@ class World(Protocol):
 
     def prompt(self, problem: Any) -> str:
         """The text a model is given, up to and including the opening think tag."""
+        ...
+
+    def parse(self, prompt: str) -> Any:
+        """The problem a prompt asks; ValueError where the prompt is not this world's (or was noised)."""
         ...
 
     def start(self, problem: Any) -> Any:
@@ -64,6 +81,10 @@ class World(Protocol):
         """The text after the reasoning: closing think tag and answer sentence."""
         ...
 
+    def meaning(self, sentence: str) -> str:
+        """What a sentence says: two sentences with equal meanings are the same event, at any state."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Written:
@@ -79,11 +100,64 @@ class Written:
         return " ".join(move.text for move in self.moves)
 
 
-def load_world(name: str) -> World:
-    """Return the world called `name`; ValueError lists the known ones."""
+def load_world(name: str, **knobs: Any) -> World:
+    """Return the world called `name`, with its default knobs or others; `format="draft"` gives its terse form.
+
+    Raises:
+        ValueError: no such world, or the world has no such knob.
+
+    >>> load_world("expression", length=(3, 3)).problem(random.Random(0))
+    (6, '+', 6, '*', 4)
+    """
     if name not in WORLDS:
         raise ValueError(f"no world is called {name!r}; the worlds are {', '.join(WORLDS)}")
-    return import_module(f"anchors.lab.worlds.{name}").WORLD
+    form = knobs.pop("format", "verbose")
+    if form not in FORMATS:
+        raise ValueError(f"no format is called {form!r}; the formats are {', '.join(FORMATS)}")
+    world = import_module(f"anchors.lab.worlds.{name}").WORLD
+    known = [field.name for field in fields(world) if field.name != "name"]
+    for knob in knobs:
+        if knob not in known:
+            raise ValueError(f"`{name}` has no knob {knob!r}; its knobs are {', '.join(known)}")
+    world = replace(world, **knobs) if knobs else world
+    return Drafted(world) if form == "draft" else world
+
+
+@dataclass(frozen=True)
+class Drafted:
+    """A world in draft format: the same states and answers, each sentence in its terse form or left out."""
+
+    base: World
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "base":  # during unpickling and copying, before the field exists
+            raise AttributeError(name)
+        return getattr(self.base, name)
+
+    @property
+    def name(self) -> str:
+        return f"{self.base.name}-draft"
+
+    def moves(self, state: Any) -> tuple[Move, ...]:
+        return _draft_moves(self.base, state)
+
+
+@lru_cache(maxsize=1 << 16)
+def _draft_moves(base: World, state: Any) -> tuple[Move, ...]:
+    """Terse moves; a sentence a draft leaves out is passed through, and equal moves are added up."""
+    merged: dict[tuple[str, Any], Move] = {}
+    for move in base.moves(state):
+        if move.text and move.draft == "" and base.answer(move.state) is not None:
+            passed = [replace(move, text="", draft=None)]
+        elif move.text and move.draft == "":
+            passed = [replace(m, probability=m.probability * move.probability) for m in _draft_moves(base, move.state)]
+        else:
+            passed = [replace(move, text=move.text if move.draft is None else move.draft, draft=None)]
+        for found in passed:
+            key = found.text, found.state
+            seen = merged[key].probability if key in merged else 0.0
+            merged[key] = replace(found, probability=found.probability + seen)
+    return tuple(merged.values())
 
 
 def step(world: World, state: Any, rng: random.Random) -> Move | None:
@@ -106,16 +180,55 @@ def write(world: World, problem: Any, rng: random.Random, *, state: Any = None) 
     return Written(problem, tuple(moves), tuple(states), state)
 
 
-def read(world: World, problem: Any, sentences: list[str]) -> list[Any]:
+def read_moves(world: World, problem: Any, sentences: Sequence[str]) -> list[Move]:
+    """The moves of a trace somebody else wrote; stops before the first sentence off the program."""
+    state, found = world.start(problem), []
+    for sentence in sentences:
+        text = sentence.strip()
+        move = next((move for move in world.moves(state) if text and move.text == text), None)
+        if move is None:
+            break
+        found.append(move)
+        state = move.state
+    return found
+
+
+def read(world: World, problem: Any, sentences: Sequence[str]) -> list[Any]:
     """States at the boundaries of a trace somebody else wrote; stops before the first sentence off the program.
 
     The result has `len(sentences) + 1` states when every sentence is one the world could have written there.
     """
-    states = [world.start(problem)]
-    for sentence in sentences:
-        text = sentence.strip()
-        found = next((move.state for move in world.moves(states[-1]) if text and move.text == text), None)
-        if found is None:
-            break
-        states.append(found)
-    return states
+    return [world.start(problem), *(move.state for move in read_moves(world, problem, sentences))]
+
+
+def scaled(moves: Sequence[Move], weight: float) -> tuple[Move, ...]:
+    """The same moves, each `weight` times as likely."""
+    return tuple(replace(move, probability=move.probability * weight) for move in moves)
+
+
+def either(moves: Sequence[Move], weight: float, others: Callable[[], Sequence[Move]]) -> tuple[Move, ...]:
+    """One of `moves` with probability `weight`, else one of `others()`; a branch without weight is left out."""
+    first = scaled(moves, weight) if weight > 0 else ()
+    return (*first, *(scaled(others(), 1 - weight) if weight < 1 else ()))
+
+
+def perturbed(words: Sequence[str], rate: float, rng: random.Random, *, kind: str = "hybrid") -> list[str]:
+    """Noise on the words of a question: each is deleted, replaced by or followed by ``<unk>`` with probability `rate`.
+
+    `kind` is "delete", "modify", "insert" or "hybrid" (one of the three each time), as in DataAlchemy's format axis
+    (2508.01191, section 6).
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    kinds = {"delete": [], "modify": ["<unk>"], "insert": None}
+    if kind not in (*kinds, "hybrid"):
+        raise ValueError(f"kind is {kind!r}; use one of {', '.join(kinds)} or hybrid")
+    found: list[str] = []
+    for word in words:
+        if rate > 0 and rng.random() < rate:
+            by = kinds[rng.choice(list(kinds)) if kind == "hybrid" else kind]
+            found += [word, "<unk>"] if by is None else by
+        else:
+            found.append(word)
+    return found

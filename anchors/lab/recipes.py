@@ -1,0 +1,113 @@
+"""The recipes of the shipped models, and the card that says what each of them learned."""
+
+from __future__ import annotations
+
+import json
+import platform
+import random
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from anchors.lab.regimes import document, parse_regime, regime_world
+from anchors.lab.train import CHECKPOINT, Recipe, answer_stub, sampling_of, train
+from anchors.lab.worlds import load_world
+
+CALIBRATED: Final = ("normal", "draft")
+
+RECIPES: Final[dict[str, Recipe]] = {
+    "reasoner": Recipe(),
+    "reasoner-b": Recipe(seed=1, layers=5, width=112, heads=4, mlp=448, steps=6000),
+    "reasoner-char": Recipe(
+        seed=2, tokenizer="char", layers=4, width=96, heads=3, mlp=384, context=2048, batch=16, steps=6500
+    ),
+    "drafter": Recipe(seed=3, regime="draft"),
+    "swapped": Recipe(seed=4, regime="swapped", steps=4000),
+    "answer-only": Recipe(seed=5, regime="answer_only", batch=128),
+    "alchemist": Recipe(world="alchemy", seed=6),
+}
+
+
+def train_and_card(recipe: Recipe, out: str | Path) -> dict[str, Any]:
+    """Train to the end (or continue) and write the model's card."""
+    return write_card(recipe, train(recipe, out))
+
+
+def write_card(recipe: Recipe, folder: Path, *, problems: int = 600, traces: int = 8, n: int = 200) -> dict[str, Any]:
+    """Measure a finished model and leave `card.json` and `README.md`; what `load_model` needs is in the card.
+
+    The card carries the default sampling and answer stub, and ids the tokenizer must reproduce at load. Calibration is
+    measured where the regime teaches the world's own program (`normal` and `draft`).
+    """
+    from anchors.lab.evaluate import calibration, trace_use, written_traces
+    from anchors.models.lens import LensModel
+
+    world = load_world(recipe.world, **dict(recipe.knobs))
+    program = regime_world(world, recipe.regime)
+    model = LensModel.from_directory(folder, name=f"lab/{folder.name}")
+    model.sampling, model.stub = sampling_of(recipe), answer_stub(world)
+    probe = document(world, random.Random("probe"), recipe.regime)
+    text = probe.prompt + probe.completion
+    found: dict[str, Any] = written_traces(model, program, problems=problems)._asdict()
+    if all(term.regime in CALIBRATED for term in parse_regime(recipe.regime)):
+        found |= calibration(model, program, traces=traces, n=n)._asdict()
+    found |= trace_use(model, program, problems=problems // 3)._asdict()
+    parameters = sum(p.numel() for p in model.module.parameters())
+    card = {
+        "summary": f"{parameters / 1e6:.1f} M parameters, {recipe.regime} regime on `{recipe.world}`",
+        "recipe": asdict(recipe),
+        "parameters": parameters,
+        "data": {"documents": recipe.steps * recipe.batch, "drawn": "fresh from the world at every step"},
+        "training": _training(folder),
+        "evaluation": {k: None if v != v else round(v, 4) for k, v in found.items()},
+        "sampling": asdict(model.sampling),
+        "stub": model.stub._asdict(),
+        "tokenizer_probe": {"text": text, "ids": model.encode(text).ids},
+    }
+    (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n")
+    (folder / "README.md").write_text(_readme(folder.name, card))
+    return card
+
+
+def _training(folder: Path) -> dict[str, Any]:
+    """Seconds the optimisation took, and where; None when the checkpoint that knows it is gone."""
+    path = folder / CHECKPOINT
+    seconds = torch.load(path, weights_only=True)["seconds"] if path.exists() else None
+    return {
+        "seconds": seconds and round(seconds),
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+        "torch": torch.__version__,
+    }
+
+
+MEANINGS: Final = {
+    "traces": "held-out problems the model reasoned on",
+    "steps_right": "share of its computations that are right",
+    "steps_ceiling": "what a perfect copy of the program gets",
+    "on_program": "traces the program could have written word for word",
+    "answered": "traces with an answer",
+    "gold": "right answers",
+    "ceiling": "what a perfect copy of the program gets",
+    "tokens": "mean tokens of a trace",
+    "boundaries": "sentence boundaries compared with exact truth",
+    "rollouts": "rollouts at each of them",
+    "tv": "mean total variation to the exact answer distribution",
+    "tv_floor": "what a perfect copy of the program gets",
+    "handed": "problems on which answers were forced",
+    "follows_wrong": "answer of a trace of the same problem that ends wrong",
+    "gold_given_wrong": "right all the same",
+    "follows_swapped": "answer of another problem's right trace",
+    "gold_given_swapped": "right for the problem asked",
+    "gold_given_none": "right with no trace at all",
+}
+
+
+def _readme(name: str, card: dict[str, Any]) -> str:
+    rows = "\n".join(f"| {key} | {value} | {MEANINGS[key]} |" for key, value in card["evaluation"].items())
+    return (
+        f"# lab/{name}\n\n{card['summary'].capitalize()}. Retrain it with `make zoo MODEL={name}`; the recipe is in `card.json`.\n\n"
+        f"| figure | value | meaning |\n|---|---|---|\n{rows}\n"
+    )
