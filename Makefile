@@ -35,8 +35,9 @@ bench: $(VENV)/.dev  ## speed against named baselines, parity with released numb
 	$(BIN)/python benchmarks/parity.py
 	$(BIN)/python benchmarks/truth.py
 
-zoo: $(VENV)/.base  ## retrain the shipped models (about an hour a model on one core; continues when stopped)
-	$(BIN)/anchors lab train anchors/lab/zoo/reasoner
+MODEL ?= reasoner reasoner-b reasoner-char drafter swapped answer-only alchemist null
+zoo: $(VENV)/.base  ## retrain the shipped models, or MODEL=NAME (10 to 40 minutes each on one core; continues when stopped)
+	set -e; for name in $(MODEL); do $(BIN)/anchors lab train anchors/lab/zoo/$$name --recipe $$name; done
 
 clean:
 	rm -rf $(VENV) demo .pytest_cache .ruff_cache

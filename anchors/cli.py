@@ -16,10 +16,11 @@ from typing import Annotated, Any
 
 import typer
 
+from anchors.lab.commands import lab
+
 INTERRUPTED = 130  # what typer exits with on Ctrl-C
 
 app = typer.Typer(add_completion=True, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-lab = typer.Typer(no_args_is_help=True, help="Small models and worlds with known causal structure.")
 app.add_typer(lab, name="lab")
 
 ModelName = Annotated[str, typer.Option("--model", "-m", help="lab/NAME, a hub id or a local directory")]
@@ -187,49 +188,6 @@ def check(model: Annotated[str, typer.Argument(help="lab/NAME, a hub id or a loc
     typer.echo(str(found))
     if not found.passed:
         raise typer.Exit(1)
-
-
-@lab.command("list")
-def list_models() -> None:
-    """The models that ship with the package."""
-    from anchors.models import ZOO, lab_models
-
-    for name in lab_models():
-        card = json.loads((ZOO / name / "card.json").read_text())
-        typer.echo(f"lab/{name}\t{card['summary']}")
-
-
-@lab.command()
-def show(name: str) -> None:
-    """The card of a shipped model."""
-    from anchors.models import ZOO, lab_models
-
-    if name.removeprefix("lab/") not in lab_models():
-        raise ValueError(f"no lab model is called {name!r}; there are {', '.join(lab_models())}")
-    typer.echo((ZOO / name.removeprefix("lab/") / "card.json").read_text())
-
-
-@lab.command()
-def sample(world: str = "expression", seed: Seed = 0, count: int = 1) -> None:
-    """Traces a world writes, one JSON line each, ready for `anchors score`."""
-    from anchors.lab import world_trace
-    from anchors.lab.worlds import load_world
-
-    for index in range(count):
-        typer.echo(json.dumps(world_trace(load_world(world), seed=seed + index).to_json()))
-
-
-@lab.command()
-def train(
-    out: Annotated[Path, typer.Argument(help="folder for checkpoints and the finished model")],
-    seed: Seed = 0,
-    steps: Annotated[int | None, typer.Option(help="default: the recipe's")] = None,
-) -> None:
-    """Train the reasoner from scratch, or continue where a stopped training left off."""
-    from anchors.lab.train import Recipe, train_and_card
-
-    recipe = Recipe(seed=seed) if steps is None else Recipe(seed=seed, steps=steps)
-    typer.echo(json.dumps(train_and_card(recipe, out), indent=2))
 
 
 def _logging(quiet: bool) -> None:

@@ -1,13 +1,14 @@
-"""How near the scores come to exact truth, on traces a small model wrote about a world that is known exactly.
+"""How near the scores come to exact truth, on traces that small models wrote about worlds that are known exactly.
 
-1. The model reasons on fresh problems; traces that the world could have written word for word are kept.
-2. Every method scores them, and is compared with the world's exact importance by Spearman's correlation within each
-   trace. Signed methods are compared with their sign and without it, unsigned ones with |truth| only.
-3. Position and headroom are scored the same way: a method is worth what it adds to them.
-4. Coverage is the share of exact resampling importances inside their 95 % intervals.
+1. A shipped model reasons on fresh problems of its world; traces the world could have written word for word are kept.
+2. Every method scores them, and is compared within each trace with the world's exact importance (Spearman) and with
+   the planted roles (AUROC, precision at k). Black-box methods are repeated with fewer rollouts: cost against accuracy.
+3. Position, sentence length and headroom are scored the same way: a method is worth what it adds to them. Exact truth
+   and rollouts drawn by the world itself are scored too: the first is the best there is, the second the best n can do.
+4. Coverage is the share of exact importances inside the 95 % intervals, with rollouts of the world and of the model.
+5. On the null world, where nothing is planted, every anchor a method names is false.
 
-Truth is the world's; the intervals are about the model. Their coverage also reflects how well the model learned the
-world, so the coverage of the same intervals for rollouts drawn from the world itself is printed beside it.
+Truth is the world's; the rollouts are the model's. What a model has not learned shows as error of every method.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from __future__ import annotations
 import argparse
 import os
 import random
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -25,166 +28,296 @@ import numpy as np
 
 from anchors import (
     Rollouts,
+    Scores,
     Trace,
     counterfactual_importance,
-    headroom,
+    forced_importance,
     load_model,
     receiver_heads,
+    resample,
     resample_traces,
     resampling_importance,
     sentence_confidence,
     suppress,
-    write_trace,
+    write_traces,
 )
-from anchors.lab.truth import answer_distribution, exact_counterfactual_importance, exact_resampling_importance
-from anchors.lab.worlds import World, load_world, read
+from anchors.lab import world_trace
+from anchors.lab.oracle import WorldModel, same_event
+from anchors.lab.truth import read_trace
+from anchors.lab.worlds import World, load_world
+from anchors.lab.yardstick import Grade, Planted, grade, plant
 from anchors.models import lab_models
+from anchors.rollouts import Store
 from anchors.similarity import default_similarity, lexical
-from anchors.stats import cluster_bootstrap, difference_interval, spearman
+from anchors.stats import cluster_bootstrap, wilson_interval
 
+MODELS = {"expression": "lab/reasoner", "alchemy": "lab/alchemist"}
 SHORTEST = 6
-DIGITS = 12
-LARGE = 0.05
+FEWER = (10, 25, 50)
+COLUMNS = {
+    "counterfactual": "rho counterfactual",
+    "resampling": "rho resampling",
+    "size_counterfactual": "rho size, cf.",
+    "size_resampling": "rho size, res.",
+    "auroc": "AUROC",
+    "auroc_idle": "AUROC, idle",
+    "precision": "precision at k",
+}
 
 
-class Known(NamedTuple):
-    """A trace with the exact importance of its sentences, and P(its answer) at every boundary."""
+class Row(NamedTuple):
+    """One method on one trace: its grade, its cost in tokens, and what `inside` says (NaN where it claims nothing)."""
 
-    trace: Trace
-    p: np.ndarray
-    resampling: np.ndarray
-    counterfactual: np.ndarray
-
-
-class Found(NamedTuple):
-    """What one method says about one trace; `signed` when positive means support."""
-
-    values: np.ndarray
-    signed: bool
+    grade: Grade
+    generated: int
+    forward: int
+    inside: np.ndarray
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Compare scores with the exact truth of a world.")
-    parser.add_argument("--traces", type=int, default=20)
+    parser = argparse.ArgumentParser(description="Compare scores with the exact truth of the lab's worlds.")
+    parser.add_argument("--traces", type=int, default=200)
     parser.add_argument("-n", type=int, default=100, help="rollouts a boundary")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--model", default="lab/reasoner")
+    parser.add_argument("--worlds", default="expression,alchemy,null", help="comma-separated")
+    parser.add_argument("--out", type=Path, default=Path("runs/truth"), help="rollouts are kept and continued here")
     options = parser.parse_args()
-    if options.model.startswith("lab/") and options.model.removeprefix("lab/") not in lab_models():
-        print(f"truth: skipped, {options.model} is not built (make zoo)")
+    for name in options.worlds.split(","):
+        started = time.perf_counter()
+        if name == "null":
+            report_null(options)
+        else:
+            report_world(name, options)
+        print(f"\n{name}: {time.perf_counter() - started:.0f} s", flush=True)
+
+
+# -- planted worlds ---------------------------------------------------------------------------------------------------
+
+
+def report_world(name: str, options: argparse.Namespace) -> None:
+    """Draw, score and print one world's tables."""
+    if MODELS[name].removeprefix("lab/") not in lab_models():
+        print(f"truth: {name} skipped, {MODELS[name]} is not built (make zoo)")
         return
-    world, model = load_world("expression"), load_model(options.model)
-    known, tried = _known_traces(world, model, options.traces, options.seed)
-    sentences = sum(len(k.trace) for k in known)
+    world, model = load_world(name), load_model(MODELS[name])
+    planted, written = known_traces(world, model, options.traces, options.seed)
     print(
-        f"truth  {model!r} on `{world.name}`: {len(known)} traces, {sentences} sentences, {options.n} rollouts a boundary; "
-        f"{tried} traces were written to find them"
+        f"\n## `{name}`: {model.name}, {len(planted)} traces, {sum(len(p.trace) for p in planted)} sentences, "
+        f"{sum(int(p.anchors.sum()) for p in planted)} planted anchors, n = {options.n}; {written} traces written to find them"
     )
-    runs = resample_traces([k.trace for k in known], model, n=options.n, seed=options.seed)
-    found = [_score(k.trace, rollouts, model) for k, rollouts in zip(known, runs, strict=True)]
-    _print_correlations(known, found)
-    _print_coverage(known, runs, options.n, options.seed)
+    out = options.out / name
+    runs = resample_traces([p.trace for p in planted], model, n=options.n, seed=options.seed, out=out)
+    rows: dict[str, list[Row]] = {}
+    for p, run in zip(planted, runs, strict=True):
+        for method, row in score_trace(p, run, model, world, options):
+            rows.setdefault(method, []).append(row)
+    print_grades(rows)
+    print_coverage(rows)
 
 
-def _known_traces(world: World, model: Any, wanted: int, seed: int) -> tuple[list[Known], int]:
+def known_traces(world: World, model: Any, wanted: int, seed: int) -> tuple[list[Planted], int]:
     """Traces the model wrote that follow the program to its end, and how many were written for them."""
-    rng, known = random.Random(f"truth {seed}"), []
-    for tried in range(1, 20 * wanted + 1):
-        problem = world.problem(rng)
-        trace = write_trace(world.prompt(problem), model, seed=seed + tried, target=world.gold(problem), id=f"{tried}")
-        states = read(world, problem, [s.text for s in trace.sentences])
-        if len(trace) >= SHORTEST and len(states) == len(trace) + 1 and trace.answer is not None:
-            known.append(_truth(world, trace, trace.answer, states))
-        if len(known) == wanted:
-            return known, tried
-    raise ValueError(f"{model.name} wrote {len(known)} traces of the world in {20 * wanted}; {wanted} are needed")
+    rng, found, written = random.Random(f"truth {seed}"), list[Planted](), 0
+    while len(found) < wanted and written < 20 * wanted:
+        problems = [world.problem(rng) for _ in range(wanted)]
+        prompts, golds = [world.prompt(p) for p in problems], [world.gold(p) for p in problems]
+        for trace in write_traces(prompts, model, targets=golds, seed=seed + written):
+            written += 1
+            if len(found) < wanted and trace.id not in {p.trace.id for p in found}:
+                found += follows(world, trace)
+    if len(found) < wanted:
+        raise ValueError(f"{model.name} wrote {len(found)} traces of the world in {written}; {wanted} are needed")
+    return found, written
 
 
-def _truth(world: World, trace: Trace, answer: str, states: Sequence[Any]) -> Known:
-    """Rounded, so that zeros are equal zeros."""
-    p = np.array([answer_distribution(world, state).get(answer, 0.0) for state in states])
-    exact = (exact_resampling_importance, exact_counterfactual_importance)
-    return Known(trace, p, *(np.round(function(world, states, answer), DIGITS) for function in exact))
+def follows(world: World, trace: Trace) -> list[Planted]:
+    """The planted trace, if it is long enough and on the program."""
+    try:
+        reading = read_trace(world, trace)
+    except ValueError:
+        return []
+    ended = any(not move.text for move in world.moves(reading.states[-1])) or world.answer(reading.states[-1])
+    return [plant(trace, world)] if ended and trace.answer is not None and len(trace) >= SHORTEST else []
 
 
-def _score(trace: Trace, rollouts: Rollouts, model: Any) -> dict[str, Found]:
-    similarities = {s.name: s for s in (lexical(), default_similarity())}
-    counterfactual = {
-        f"counterfactual ({name})": Found(counterfactual_importance(rollouts, similarity=s).values, True)
-        for name, s in similarities.items()
-    }
+def score_trace(
+    planted: Planted, run: Rollouts, model: Any, world: World, options: argparse.Namespace
+) -> Iterator[tuple[str, Row]]:
+    """Every method on one trace."""
+    n, trace = options.n, planted.trace
+    tokens = len(model.encode(trace.text).ids)
+    for k in (*(f for f in FEWER if f < n), n):
+        yield from black_box(planted, first(run, k), world, f"n = {k}", tokens)
+    yield from other_filters(planted, run, f"n = {n}", tokens)
+    own = resample(trace, WorldModel(world), n=n, seed=options.seed, progress=False)
+    yield from black_box(planted, own, world, f"world's own rollouts, n = {n}", tokens)
+    yield from white_box(planted, model, tokens)
+    yield from baselines(planted)
+
+
+def first(run: Rollouts, n: int) -> Rollouts:
+    """The first n rollouts of every boundary, in memory."""
+    store = Store(None, run.store.settings)
+    store.claim([run.trace])
+    found = Rollouts(store, run.trace)
+    found.add(r for k in range(len(run.trace) + 1) for r in run.at(k)[:n])
+    return found
+
+
+def black_box(
+    planted: Planted, run: Rollouts, world: World, words: str, tokens: int
+) -> Iterator[tuple[str, Row]]:
+    generated = run.cost().tokens
+    cost = generated, generated + tokens
+    for reuse in (False, True):
+        tail = f"{words}{', reuse' if reuse else ''}"
+        scores = resampling_importance(run, reuse=reuse)
+        yield f"resampling, {tail}", Row(grade(scores.values, planted), *cost, inside(scores, planted.resampling))
+        scores = counterfactual_importance(run, similarity=same_event(world), reuse=reuse)
+        yield f"counterfactual, {tail}", Row(grade(scores.values, planted), *cost, inside(scores, planted.counterfactual))
+
+
+def other_filters(planted: Planted, run: Rollouts, words: str, tokens: int) -> Iterator[tuple[str, Row]]:
+    generated = run.cost().tokens
+    for similarity in {s.name: s for s in (lexical(), default_similarity())}.values():
+        scores = counterfactual_importance(run, similarity=similarity)
+        row = Row(grade(scores.values, planted), generated, generated + tokens, inside(scores, planted.counterfactual))
+        yield f"counterfactual, {similarity.name} filter, {words}", row
+
+
+def white_box(planted: Planted, model: Any, tokens: int) -> Iterator[tuple[str, Row]]:
+    trace = planted.trace
     suppressed = suppress(trace, model)
-    return {
-        "resampling": Found(resampling_importance(rollouts).values, True),
-        **counterfactual,
-        "suppression, on the answer": Found(suppressed.values, True),
-        "suppression, on later sentences": Found(suppressed.outgoing, False),
-        "attention": Found(receiver_heads(trace, model).values, False),
-        "confidence, low first": Found(-sentence_confidence(trace, model).values, False),
-        "baseline: position, early first": Found(-np.arange(len(trace), dtype=float), False),
-        "baseline: headroom": Found(headroom(rollouts), False),
-    }
+    starts = np.searchsorted([a for a, _ in model.encode(trace.text).offsets], trace.boundaries)
+    blocked = tokens + int((tokens - starts[:-1]).sum())
+    forced = forced_importance(trace, model)
+    nothing = np.full((3, len(trace)), np.nan)
+    for name, values, signed, forward in (
+        ("forced answer", forced.values, True, int(starts.sum())),
+        ("suppression, on the answer", suppressed.values, True, blocked),
+        ("suppression, on later sentences", suppressed.outgoing, False, blocked),
+        ("receiver heads", receiver_heads(trace, model).values, False, tokens),
+        ("confidence, low first", -sentence_confidence(trace, model).values, False, tokens),
+    ):
+        yield name, Row(grade(values, planted, signed=signed), 0, forward, nothing)
 
 
-def _print_correlations(known: Sequence[Known], found: Sequence[dict[str, Found]]) -> None:
-    print("\nmean within-trace Spearman with exact importance [95 %, bootstrap over traces]")
-    print(f"{'':<34}{'resampling':<30}{'|resampling|':<30}{'counterfactual':<30}{'|counterfactual|':<30}")
-    for method in found[0]:
-        cells = ""
-        for kind in ("resampling", "counterfactual"):
-            for sign in (True, False):
-                pairs = [(f[method], getattr(k, kind)) for k, f in zip(known, found, strict=True)]
-                cells += f"{_cell(pairs, sign):<30}"
-        print(f"{method:<34}{cells}")
+def baselines(planted: Planted) -> Iterator[tuple[str, Row]]:
+    trace, nothing = planted.trace, np.full((3, len(planted.trace)), np.nan)
+    lengths = np.array([float(len(s.text)) for s in trace.sentences])
+    for name, values, signed in (
+        ("baseline: position, early first", -np.arange(len(trace), dtype=float), False),
+        ("baseline: length, long first", lengths, False),
+        ("baseline: headroom (exact)", planted.headroom, False),
+        ("ceiling: exact counterfactual", planted.counterfactual, True),
+        ("ceiling: exact resampling", planted.resampling, True),
+    ):
+        yield name, Row(grade(values, planted, signed=signed), 0, 0, nothing)
 
 
-def _cell(pairs: Sequence[tuple[Found, np.ndarray]], sign: bool) -> str:
-    """Mean Spearman over the traces that have one; an unsigned method has no signed column."""
-    if sign and not pairs[0][0].signed:
-        return "-"
-    values = [_correlation(f, truth, sign) for f, truth in pairs]
+def inside(scores: Scores, exact: np.ndarray) -> np.ndarray:
+    """[inside, flagged, exact is not zero] for every sentence that has an exact importance and was measured, else NaN."""
+    edge, flagged = 1e-9, np.zeros(len(exact))
+    flagged[scores.anchors()] = 1
+    hit = (scores.low - edge <= exact) & (exact <= scores.high + edge)
+    rows = np.array([hit, flagged, np.abs(exact) > edge], dtype=float)
+    rows[:, np.isnan(exact) | np.isnan(scores.values)] = np.nan
+    return rows
+
+
+# -- printing ---------------------------------------------------------------------------------------------------------
+
+
+def print_grades(rows: Mapping[str, Sequence[Row]]) -> None:
+    print(
+        "\nMean over traces [95 %, bootstrap over traces]. rho: Spearman with exact importance within the trace, signed; "
+        "size: of absolute values. AUROC: planted anchors against all other sentences; idle: against restatements, "
+        "fillers and decoys. k: the number of planted anchors. Tokens a trace.\n"
+    )
+    head = ["method", *COLUMNS.values(), "generated tokens", "forward tokens"]
+    print_row(head)
+    print_row(["---"] * len(head))
+    for method, found in rows.items():
+        cells = [cell([getattr(row.grade, column) for row in found]) for column in COLUMNS]
+        costs = [f"{np.mean([getattr(row, kind) for row in found]):,.0f}" for kind in ("generated", "forward")]
+        print_row([method, *cells, *costs])
+
+
+def print_row(cells: Sequence[str]) -> None:
+    print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def cell(values: Sequence[float]) -> str:
+    """Mean over the traces that have a value, with its interval and their number where some have none."""
     measured = [[v] for v in values if not np.isnan(v)]
     if not measured:
-        return "not measured"
+        return "-"
     low, high = cluster_bootstrap(measured)
-    missing = f" n={len(measured)}" if len(measured) < len(values) else ""
-    return f"{np.mean(measured):+.2f} [{low:+.2f}, {high:+.2f}]{missing}"
+    missing = f" ({len(measured)})" if len(measured) < len(values) else ""
+    return f"{np.mean(measured):.2f} [{low:.2f}, {high:.2f}]{missing}"
 
 
-def _correlation(found: Found, truth: np.ndarray, sign: bool) -> float:
-    if sign:
-        return spearman(found.values, truth).value
-    return spearman(np.abs(found.values) if found.signed else found.values, np.abs(truth)).value
+def print_coverage(rows: Mapping[str, Sequence[Row]]) -> None:
+    print(
+        "\nShare of exact importances inside the 95 % interval, and false discoveries: among the sentences called anchors "
+        "at fdr .05, those whose exact importance is zero [95 %, bootstrap over traces].\n"
+    )
+    print_row(["method", "coverage", "coverage, exact not 0", "anchors named", "false share"])
+    print_row(["---"] * 5)
+    for method, found in rows.items():
+        columns = [row.inside[:, ~np.isnan(row.inside[0])] for row in found]
+        if not any(c.size for c in columns):
+            continue
+        hits = [c[0] for c in columns if c.shape[1]]
+        moved = [c[0][c[2] == 1] for c in columns if (c[2] == 1).any()]
+        named = [1 - c[2][c[1] == 1] for c in columns if (c[1] == 1).any()]
+        print_row([method, share(hits), share(moved), f"{sum(map(len, named))}", share(named)])
 
 
-def _print_coverage(known: Sequence[Known], runs: Sequence[Rollouts], n: int, seed: int) -> None:
-    print("\ncoverage of the 95 % intervals of resampling importance against the world's exact importance")
-    print(f"{'':<34}{'all sentences':<32}{f'|exact| > {LARGE}':<32}")
-    rng = np.random.default_rng(seed)
-    rows = {"rollouts of the model": [], "rollouts of the world itself": []}
-    for k, rollouts in zip(known, runs, strict=True):
-        scores = resampling_importance(rollouts)
-        rows["rollouts of the model"].append(_inside(k, scores.low, scores.high))
-        hits = rng.binomial(n, np.clip(k.p, 0, 1))
-        rows["rollouts of the world itself"].append(_inside(k, *difference_interval(hits[1:], n, hits[:-1], n)))
-    for words, inside in rows.items():
-        large = [i[np.abs(k.resampling) > LARGE] for i, k in zip(inside, known, strict=True)]
-        print(f"{words:<34}{_share(inside):<32}{_share([i for i in large if len(i)]):<32}")
-    print("the first row also holds the model's distance from the world: it can be low with intervals that are right")
-
-
-def _inside(known: Known, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    edge = 10.0**-DIGITS
-    return (low - edge <= known.resampling) & (known.resampling <= high + edge)
-
-
-def _share(inside: Sequence[np.ndarray]) -> str:
+def share(groups: Sequence[np.ndarray]) -> str:
     """Share over all sentences, with an interval over redrawn traces."""
-    if not inside:
-        return "none"
-    low, high = cluster_bootstrap(inside, lambda groups: float(np.concatenate(groups).mean()))
-    flat = np.concatenate(inside)
-    return f"{flat.mean():.3f} [{low:.3f}, {high:.3f}] of {len(flat)}"
+    if not groups:
+        return "-"
+    low, high = cluster_bootstrap(groups, lambda g: float(np.concatenate(g).mean()))
+    return f"{np.concatenate(groups).mean():.3f} [{low:.3f}, {high:.3f}]"
+
+
+# -- the null ---------------------------------------------------------------------------------------------------------
+
+
+def report_null(options: argparse.Namespace) -> None:
+    """Anchors named where nothing is planted: every one is false, so the rate over traces must stay under 5 %."""
+    world = load_world("null")
+    model = load_model("lab/null") if "null" in lab_models() else None
+    print(f"\n## `null`: {options.traces} traces, n = {options.n}, anchors at fdr .05\n")
+    flags: dict[str, list[bool]] = {}
+    for i in range(options.traces):
+        trace = world_trace(world, seed=options.seed + i)
+        for method, function in null_methods(trace, world, model, options).items():
+            flags.setdefault(method, []).append(bool(function().anchors(fdr=0.05)))
+    print_row(["method", "traces with an anchor", "share [95 %]"])
+    print_row(["---"] * 3)
+    for method, found in flags.items():
+        low, high = wilson_interval(sum(found), len(found))
+        print_row([method, f"{sum(found)} of {len(found)}", f"{np.mean(found):.3f} [{low:.3f}, {high:.3f}]"])
+
+
+def null_methods(
+    trace: Trace, world: World, model: Any, options: argparse.Namespace
+) -> Mapping[str, Callable[[], Scores]]:
+    run = resample(trace, WorldModel(world), n=options.n, seed=options.seed, progress=False)
+    same = same_event(world)
+    found: dict[str, Callable[[], Scores]] = {
+        "resampling": lambda: resampling_importance(run),
+        "resampling, reuse": lambda: resampling_importance(run, reuse=True),
+        "resampling KL": lambda: resampling_importance(run, metric="kl"),
+        "counterfactual": lambda: counterfactual_importance(run, similarity=same),
+        "counterfactual, reuse": lambda: counterfactual_importance(run, similarity=same, reuse=True),
+        "counterfactual KL": lambda: counterfactual_importance(run, similarity=same, metric="kl"),
+    }
+    if model is not None:
+        found["receiver heads, lab/null"] = lambda: receiver_heads(trace, model)
+    return found
 
 
 if __name__ == "__main__":

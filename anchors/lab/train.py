@@ -37,7 +37,6 @@ logger = logging.getLogger(__name__)
 
 SPECIAL = ("<pad>", "<eos>", "<think>", "</think>")
 POOL = 8
-HELD_OUT = 100
 CHECKPOINT = "checkpoint.pt"
 
 
@@ -156,8 +155,10 @@ def _rate(step: int, recipe: Recipe) -> float:
     return min(warm, max(0.0, min(1.0, decay)))
 
 
-def train(recipe: Recipe, out: str | Path, *, save_every: int = 500) -> Path:
+def train(recipe: Recipe, out: str | Path, *, save_every: int = 500, held_out: int = 100) -> Path:
     """Train to `recipe.steps`, continuing from the last checkpoint in `out`; leaves a Hugging Face directory there.
+
+    With every checkpoint the model reasons on `held_out` problems it never saw, for the progress bar and the log.
 
     Raises:
         ValueError: `out` was trained with another recipe, or the recipe names an unknown world, knob or regime.
@@ -180,7 +181,8 @@ def train(recipe: Recipe, out: str | Path, *, save_every: int = 500) -> Path:
             bar.set_postfix(shown | {"loss": f"{loss:.4f}"})
         if (step + 1) % save_every == 0 or step + 1 == recipe.steps:
             _save(checkpoint, recipe, model, optimisers, step + 1, time.perf_counter() - started)
-            shown = _held_out(model, tokenizer, regime_world(world, recipe.regime), sampling_of(recipe))
+            if held_out:
+                shown = _held_out(model, tokenizer, regime_world(world, recipe.regime), sampling_of(recipe), held_out)
             logger.info("%s step %d loss %.4f %s", folder.name, step + 1, loss, shown)
     export(model, tokenizer, folder)
     return folder
@@ -198,14 +200,14 @@ def answer_stub(world: World) -> AnswerStub:
 
 
 def _held_out(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world: World, sampling: Sampling
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world: World, sampling: Sampling, problems: int
 ) -> dict[str, str]:
     """Shares of right answers and right steps on held-out problems, by a copy of the model as it stands."""
     from anchors.lab.evaluate import written_traces
     from anchors.models.lens import LensModel
 
     lens = LensModel(copy.deepcopy(model).float(), tokenizer, name="in training", sampling=sampling)
-    found = written_traces(lens, world, problems=HELD_OUT, seed=1)
+    found = written_traces(lens, world, problems=problems, seed=1)
     return {"gold": f"{found.gold:.2f}", "steps": f"{found.steps_right:.2f}"}
 
 

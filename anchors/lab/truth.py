@@ -29,7 +29,7 @@ SUBSETS = 12
 Distribution = dict[str, float]
 
 
-@lru_cache(maxsize=1 << 18)
+@lru_cache(maxsize=1 << 17)
 def answer_distribution(world: World, state: Any) -> Distribution:
     """Exact distribution of the final answer given a state: P(a | s) = sum_m P(m) P(a | s_m).
 

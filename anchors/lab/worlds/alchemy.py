@@ -162,7 +162,7 @@ class AlchemyWorld:
         return _moves(self, state)
 
 
-@lru_cache(maxsize=1 << 18)
+@lru_cache(maxsize=1 << 14)
 def _moves(world: AlchemyWorld, state: State) -> tuple[Move, ...]:
     if state.phase == "end":
         return ()

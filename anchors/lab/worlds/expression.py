@@ -150,7 +150,7 @@ class ExpressionWorld:
         return _moves(self, state)
 
 
-@lru_cache(maxsize=1 << 18)
+@lru_cache(maxsize=1 << 14)
 def _moves(world: ExpressionWorld, state: State) -> tuple[Move, ...]:
     if state.phase == "end":
         return ()

@@ -1,0 +1,115 @@
+"""Training: tokenizers, batches that depend on seed and step only, exact resumption, regimes and mixtures."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+
+from anchors.lab.recipes import RECIPES, train_and_card
+from anchors.lab.regimes import document
+from anchors.lab.train import Recipe, batch, build_model, build_tokenizer, train
+from anchors.lab.worlds import load_world
+from anchors.lab.worlds.expression import WORLD
+
+
+@pytest.mark.parametrize("name", ["expression", "alchemy"])
+def test_every_word_is_one_token(name):
+    world = load_world(name)
+    tokenizer = build_tokenizer(world, texts=1000)
+    text = document(world, random.Random(0))
+    whole = text.prompt + text.completion
+    ids = tokenizer(whole).input_ids
+    assert tokenizer.decode(ids) == whole
+    assert len(ids) == len(
+        tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(
+            whole.replace("<think>", "x").replace("</think>", "x")
+        )
+    )
+
+
+TINY = Recipe(steps=6, batch=4, layers=1, width=16, heads=2, mlp=32, bfloat16=False)
+
+
+def test_training_is_deterministic_and_resumes_exactly(tmp_path, monkeypatch):
+    whole = load_weights(train(TINY, tmp_path / "whole", save_every=2, held_out=0))
+    from anchors.lab import train as module
+
+    real, steps = module._step, []
+
+    def dies(*args):
+        if len(steps) == 5:
+            raise KeyboardInterrupt
+        steps.append(1)
+        return real(*args)
+
+    monkeypatch.setattr(module, "_step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        train(TINY, tmp_path / "cut", save_every=2, held_out=0)
+    monkeypatch.undo()
+    resumed = load_weights(train(TINY, tmp_path / "cut", save_every=2, held_out=0))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    with pytest.raises(ValueError, match=r"another recipe \(seed\)"):
+        train(Recipe(**(TINY.__dict__ | {"seed": 1})), tmp_path / "cut")
+
+
+def load_weights(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def test_batches_depend_on_seed_and_step_only_and_skip_the_prompt():
+    tokenizer = build_tokenizer(WORLD, texts=300)
+    ids, labels = batch(WORLD, tokenizer, TINY, 3)
+    again, _ = batch(WORLD, tokenizer, TINY, 3)
+    assert torch.equal(ids, again)
+    assert not torch.equal(ids, batch(WORLD, tokenizer, TINY, 4)[0])
+    think = tokenizer.convert_tokens_to_ids("<think>")
+    for row, target in zip(ids, labels, strict=True):
+        start = int((row == think).nonzero()[0])
+        assert (target[: start + 2] == -100).all() and (target[start + 2 :] != -100).any()
+        assert int(target[target != -100][-1]) == tokenizer.eos_token_id
+    assert build_model(TINY, len(tokenizer)).num_parameters() < 50_000
+
+
+def test_the_character_tokenizer_merges_nothing():
+    tokenizer = build_tokenizer(WORLD, "char")
+    text = document(WORLD, random.Random(0))
+    whole = text.prompt + text.completion
+    ids = tokenizer(whole).input_ids
+    assert tokenizer.decode(ids) == whole
+    assert len(ids) == len(whole.replace("<think>", "x").replace("</think>", "x"))
+    with pytest.raises(ValueError, match="use 'bpe' or 'char'"):
+        build_tokenizer(WORLD, "word")
+
+
+def test_a_recipe_names_its_regime_knobs_and_tokenizer(tmp_path):
+    recipe = replace(TINY, regime="0.5 draft + 0.5 answer_only", knobs=(("length", (3, 3)),), tokenizer="char", context=400)
+    card = train_and_card_small(recipe, tmp_path / "mixed")
+    assert card["recipe"]["knobs"] == (("length", (3, 3)),) and card["training"]["seconds"] >= 0
+    assert "tv" not in card["evaluation"] and card["evaluation"]["handed"] == 3
+    written = json.loads((tmp_path / "mixed" / "card.json").read_text())
+    assert written["evaluation"] == card["evaluation"]
+    with pytest.raises(ValueError, match="has no knob 'len'"):
+        train(replace(TINY, knobs=(("len", 3),)), tmp_path / "bad")
+    assert not (tmp_path / "bad").exists()
+
+
+def train_and_card_small(recipe, folder):
+    from anchors.lab.recipes import write_card
+
+    return write_card(recipe, train(recipe, folder, held_out=2), problems=9, traces=1, n=4)
+
+
+def test_every_shipped_model_has_a_recipe_and_the_recipe_fits_its_world():
+    assert set(RECIPES) >= {"reasoner", "reasoner-b", "reasoner-char", "drafter", "swapped", "answer-only", "alchemist"}
+    for recipe in RECIPES.values():
+        world = load_world(recipe.world, **dict(recipe.knobs))
+        tokenizer = build_tokenizer(world, recipe.tokenizer, texts=300)
+        ids, _ = batch(world, tokenizer, replace(recipe, batch=4), 0)
+        assert ids.shape[1] <= recipe.context
+    assert callable(train_and_card)

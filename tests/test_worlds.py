@@ -1,0 +1,197 @@
+"""What every world promises, and every draft of it: probabilities, words, roles, reading back, exact truth."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anchors.lab.truth import answer_distribution
+from anchors.lab.worlds import FORMATS, ROLES, WORLDS, Drafted, either, load_world, perturbed, read, write
+from anchors.lab.worlds.alchemy import PAIRS, SHIFTS, AlchemyWorld, apply, rotate
+from anchors.lab.worlds.expression import ExpressionWorld
+from anchors.splitting import split_sentences
+from anchors.taxonomy import CATEGORIES
+
+EVERY = [(name, form) for name in WORLDS for form in FORMATS]
+
+
+@pytest.mark.parametrize(("name", "form"), EVERY)
+@given(seed=st.integers(0, 10**9))
+@settings(max_examples=25, deadline=None)
+def test_every_world_keeps_its_promises(name, form, seed):
+    world, rng = load_world(name, format=form), random.Random(seed)
+    problem = world.problem(rng)
+    assert world.parse(world.prompt(problem)) == problem and world.prompt(problem).endswith("<think>\n")
+    written = write(world, problem, rng)
+    answer = world.answer(written.end)
+    assert answer is not None
+    for state in written.states:
+        moves, finished = world.moves(state), world.answer(state) is not None
+        assert sum(move.probability for move in moves) == pytest.approx(0 if finished else 1)
+        assert len({move.text for move in moves if move.text}) == len([m for m in moves if m.text])
+        for move in moves:
+            assert move.category in CATEGORIES and move.role in ROLES and move.probability > 0
+    texts = [written.reasoning[a:b] for a, b in split_sentences(written.reasoning)]
+    assert [text.strip() for text in texts] == [move.text for move in written.moves]
+    assert read(world, problem, texts) == list(written.states)
+    assert sum(answer_distribution(world, written.states[0]).values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_exact_truth_against_100000_simulated_continuations(name):
+    world, rng = load_world(name), random.Random(7)
+    problem = world.problem(rng)
+    written = write(world, problem, rng)
+    per_state = 100_000 // len(written.states)
+    for state in written.states:
+        exact = answer_distribution(world, state)
+        assert sum(exact.values()) == pytest.approx(1)
+        found = Counter(world.answer(write(world, problem, rng, state=state).end) for _ in range(per_state))
+        assert set(found) <= set(exact)
+        shares = np.array([found[answer] / per_state for answer in exact])
+        p = np.array(list(exact.values()))
+        assert (abs(shares - p) <= 4.5 * np.sqrt(p * (1 - p) / per_state) + 3 / per_state).all()
+
+
+@pytest.mark.parametrize("name", ["expression", "alchemy"])
+def test_a_draft_is_shorter_and_has_the_same_exact_answers(name):
+    verbose, draft, rng = load_world(name), load_world(name, format="draft"), random.Random(2)
+    problems = [verbose.problem(rng) for _ in range(20)]
+    for problem in problems:
+        plain, terse = (answer_distribution(w, w.start(problem)) for w in (verbose, draft))
+        assert {a: pytest.approx(p) for a, p in plain.items()} == terse
+    lengths = [[len(write(w, p, rng).reasoning) for p in problems] for w in (verbose, draft)]
+    assert sum(lengths[1]) < 0.6 * sum(lengths[0])
+
+
+def test_worlds_and_knobs_that_do_not_exist_are_named():
+    with pytest.raises(ValueError, match="no world is called 'nowhere'"):
+        load_world("nowhere")
+    with pytest.raises(ValueError, match="`alchemy` has no knob 'rot'; its knobs are rot_n, length"):
+        load_world("alchemy", rot=13)
+    with pytest.raises(ValueError, match="no format is called 'long'"):
+        load_world("alchemy", format="long")
+    with pytest.raises(ValueError, match="it needs '\\*' and others"):
+        load_world("expression", tasks=("+", "-"))
+    with pytest.raises(ValueError, match="noise_part is 'letters'"):
+        load_world("alchemy", noise_part="letters")
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_a_prompt_of_another_world_cannot_be_parsed(name):
+    with pytest.raises(ValueError, match="is not a question of"):
+        load_world(name).parse("What is the capital of France?\n<think>\n")
+
+
+def test_either_leaves_out_branches_without_weight():
+    world = load_world("expression")
+    moves = world.moves(world.start((2, "+", 3, "*", 4)))
+    assert either(moves, 1.0, lambda: 1 / 0) == tuple(moves)
+    assert either(moves, 0.0, lambda: ()) == ()
+
+
+def test_noise_touches_the_question_only_and_at_its_rate():
+    noisy = load_world("alchemy", noise=0.3, noise_kind="modify", noise_part="element")
+    problem = (("A", "B", "C", "D"), ("rotate", "shift"))
+    assert noisy.gold(problem) == load_world("alchemy").gold(problem)
+    prompts = {noisy.prompt((tuple(letters), ("rotate", "shift"))) for letters in ("ABCD", "EFGH", "IJKL", "QRST")}
+    assert any("<unk>" in prompt for prompt in prompts)
+    assert all(prompt.startswith("Apply rotate then shift to ") for prompt in prompts)
+    assert noisy.prompt(problem) == noisy.prompt(problem)
+    words = ["w"] * 20_000
+    assert perturbed(words, 0.0, random.Random(0)) == words
+    assert len(perturbed(words, 0.1, random.Random(0), kind="delete")) == pytest.approx(18_000, abs=200)
+    assert perturbed(words, 0.1, random.Random(0), kind="insert").count("<unk>") == pytest.approx(2_000, abs=200)
+    with pytest.raises(ValueError, match="kind is 'swap'"):
+        perturbed(words, 0.1, random.Random(0), kind="swap")
+
+
+def test_decoys_and_restated_facts_have_no_importance():
+    from anchors.lab.truth import exact_counterfactual_importance, exact_resampling_importance
+
+    world, rng, seen = ExpressionWorld(decoy=0.4, redundant=0.7), random.Random(0), Counter()
+    for _ in range(60):
+        problem = world.problem(rng)
+        written = write(world, problem, rng)
+        answer = world.answer(written.end)
+        resampling = exact_resampling_importance(world, written.states, answer)
+        counterfactual = exact_counterfactual_importance(world, written.states, answer)
+        for i, move in enumerate(written.moves):
+            if move.role == "decoy" or move.state.event == "again":
+                seen[move.role] += 1
+                assert resampling[i] == pytest.approx(0, abs=0.06)
+                assert move.state.event != "again" or counterfactual[i] == pytest.approx(0, abs=1e-9)
+    assert seen["decoy"] > 10 and seen["restatement"] > 10
+
+
+def test_new_operators_and_lengths_move_the_problem_along_its_axes():
+    world, rng = ExpressionWorld(tasks=("max", "min", "*"), length=(6, 8)), random.Random(1)
+    problems = [world.problem(rng) for _ in range(50)]
+    assert all(6 <= (len(p) + 1) // 2 <= 8 for p in problems)
+    assert any("max" in p for p in problems) and not any("+" in p for p in problems)
+    assert world.gold((2, "max", 3, "*", 4)) == "2"
+
+
+# -- alchemy ----------------------------------------------------------------------------------------------------------
+
+
+def test_alchemy_operations_are_what_the_paper_says():
+    element = ("A", "P", "Q", "Z")
+    assert rotate(element, 13) == ("N", "C", "D", "M")
+    assert apply(element, "shift", rot_n=5) == ("P", "Q", "Z", "A")
+    assert apply(element, "reverse", rot_n=5) == ("Z", "Q", "P", "A")
+    world = AlchemyWorld()
+    assert world.gold((element, ("shift", "reverse"))) != world.gold((element, ("reverse", "shift")))
+    assert world.gold((element, ("rotate", "shift"))) == world.gold((element, ("shift", "rotate")))
+
+
+def test_rot_13_makes_the_published_in_distribution_task_a_copy_and_the_default_does_not():
+    element = ("A", "P", "Q", "Z")
+    assert AlchemyWorld(rot_n=13).gold((element, ("rotate", "rotate"))) == "A P Q Z"
+    assert AlchemyWorld().gold((element, ("rotate", "rotate"))) == "K Z A J"
+
+
+@pytest.mark.parametrize("level", list(SHIFTS))
+def test_the_task_axis_of_the_paper(level):
+    train, test = SHIFTS[level]
+    assert set(train) | set(test) <= set(PAIRS)
+    assert (set(test) <= set(train)) == (level == "ID")
+    seen = {op for task in train for op in task}
+    assert ({op for task in test for op in task} <= seen) == (level in ("ID", "CMP"))
+
+
+def test_longer_chains_and_elements_are_problems_too():
+    world, rng = AlchemyWorld(length=(2, 6), tasks=(("rotate", "shift", "reverse"), ("shift",))), random.Random(0)
+    for _ in range(30):
+        problem = world.problem(rng)
+        assert 2 <= len(problem[0]) <= 6
+        answers = answer_distribution(world, world.start(problem))
+        assert world.gold(problem) in answers and sum(answers.values()) == pytest.approx(1)
+
+
+def test_an_order_that_does_not_matter_is_a_decoy_without_effect():
+    from anchors.lab.truth import exact_resampling_importance
+
+    world, found = AlchemyWorld(), Counter()
+    rng = random.Random(3)
+    for _ in range(80):
+        problem = world.problem(rng)
+        written = write(world, problem, rng)
+        values = exact_resampling_importance(world, written.states, world.gold(problem))
+        for move, value in zip(written.moves, values, strict=True):
+            if move.state.event in ("right order", "wrong order"):
+                found[move.role] += 1
+                commute = "rotate" in problem[1]
+                assert (move.role == "decoy") == commute
+                assert (abs(value) < 0.1) == commute
+    assert found["decoy"] > 5 and found["anchor"] > 5
+
+
+def test_a_draft_knows_the_knobs_of_its_world():
+    draft = load_world("alchemy", format="draft", rot_n=13)
+    assert isinstance(draft, Drafted) and draft.rot_n == 13 and draft.name == "alchemy-draft"
