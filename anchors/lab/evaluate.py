@@ -1,7 +1,8 @@
 """How well a small model learned its world: steps, answers, distance from exact truth, and what it does with a trace.
 
-1. The model reasons on held-out problems. Its traces are read by the program: a computation is right unless it is a
-   slip; where the text leaves the program, the trace counts as off it, and as a wrong step if a computation was due.
+1. The model reasons on held-out problems. Its traces are read by the program: a step (a computation or a
+   recalled fact) is right unless it is an anchor; where the text leaves the program, the trace counts as off it, and as a
+   wrong step if one was due.
 2. Calibration: at every boundary of traces the world wrote, n rollouts against the exact answer distribution.
 3. Use of the trace: answers forced after the model is handed a whole trace of its own problem that ends on a wrong
    answer, a right trace of another problem, and no trace at all.
@@ -29,7 +30,7 @@ GREEDY = 0.01
 class Traces(NamedTuple):
     """Figures of the traces a model writes; `ceiling` and `steps_ceiling` are what a perfect copy of the world gets.
 
-    `steps_right`: share of written computations that are right, NaN without any. `on_program`: share of traces the
+    `steps_right`: share of written steps that are right, NaN without any. `on_program`: share of traces the
     world could have written word for word. `answered`, `gold`: shares of traces. `tokens`: mean length.
     """
 
@@ -107,7 +108,7 @@ def _read(world: World, problem: object, text: str) -> _Reading:
     states = [world.start(problem), *(move.state for move in moves)]
     right, chances = [], []
     for index, state in enumerate(states[: len(sentences)]):
-        due = [m for m in world.moves(state) if m.category == "active_computation"]
+        due = [m for m in world.moves(state) if m.is_step]
         written = moves[index] if index < len(moves) else None
         if due and (written is None or written in due):
             right.append(written is not None and written.role != "anchor")

@@ -6,7 +6,7 @@
 | `draft` | the world's, in draft format (2502.18600) | the trace's |
 | `swapped` | of another problem (2505.13775) | the right one of its own problem |
 | `shuffled` | its sentences in random order | the trace's |
-| `invalid(r)` | each computation wrong with probability r (2307.10573) | that of the valid trace |
+| `invalid(r)` | each step replaced by another result with probability r (2307.10573) | that of the valid trace |
 | `filler` | as many filler sentences | the right one |
 | `answer_only` | none | the right one |
 
@@ -129,12 +129,12 @@ def _invalid(world: World, problem: object, rng: random.Random, rate: float) -> 
 
 
 def _hit(move: Move, rate: float, rng: random.Random) -> bool:
-    return move.category == "active_computation" and rng.random() < rate
+    return move.is_step and rng.random() < rate
 
 
 def _altered(world: World, state: object, move: Move, rng: random.Random) -> str:
-    """Another computation the world may write at that place; the sentence itself where there is none."""
-    others = [m.text for m in world.moves(state) if m.category == move.category and m.text != move.text]
+    """Another step the world may write at that place; the sentence itself where there is none."""
+    others = [m.text for m in world.moves(state) if m.is_step and m.text != move.text]
     return rng.choice(others) if others else move.text
 
 

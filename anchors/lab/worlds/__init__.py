@@ -17,6 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 ROLES = ("anchor", "needed", "restatement", "filler", "decoy")
 WORLDS = ("expression", "alchemy", "maze", "recall", "null")
 FORMATS = ("verbose", "draft")
+STEPS = ("active_computation", "fact_retrieval")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,11 @@ class Move:
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
     draft: str | None = None
+
+    @property
+    def is_step(self) -> bool:
+        """Whether the sentence works something out or recalls it, so that it can be right or wrong (an anchor)."""
+        return self.category in STEPS and self.role in ("needed", "anchor")
 
 
 @runtime_checkable
