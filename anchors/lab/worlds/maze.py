@@ -21,8 +21,8 @@ answer is the plan. An anchor is a fork; what it does to the answer is for exact
 
 Ties decide the answer only where there are two ways of equal length. Perfect mazes (`wilson`, `kruskal`, `dfs`) have
 none and a third of the `searchformer` mazes does, so the default is `searchformer` with `plans=2`: drawn anew until two
-shortest plans exist. A* forgives: there an error changes which shortest plan is found, and 1 trace in 1000 ends on a
-longer one; with `detour=True`, where a cell of all shortest plans can be avoided, 20 to 40 do. The gold answer is the
+shortest plans exist. A* forgives: there an error changes which shortest plan is found, and 2 traces in 1000 end on a
+longer one; with `detour=True`, where a cell of all shortest plans can be avoided, about 20 do. The gold answer is the
 plan of A* without errors that breaks ties by the lower cost, as the published program does, then row by row;
 `anchors.lab.mazes` judges others with `valid_plan` and `optimal_length`. Knobs of the shift axes: `length` (size of the
 grid), `tasks` (generators) and `noise` (words of the question).
