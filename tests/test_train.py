@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from anchors.lab.worlds.expression import WORLD
 @pytest.mark.parametrize("name", ["expression", "alchemy"])
 def test_every_word_is_one_token(name):
     world = load_world(name)
-    tokenizer = build_tokenizer(world, texts=1000)
+    tokenizer = build_tokenizer(world, texts=500)
     text = document(world, random.Random(0))
     whole = text.prompt + text.completion
     ids = tokenizer(whole).input_ids
@@ -29,6 +30,14 @@ def test_every_word_is_one_token(name):
             whole.replace("<think>", "x").replace("</think>", "x")
         )
     )
+
+
+@pytest.fixture(autouse=True)
+def small_tokenizers(monkeypatch):
+    """Training reads 4,000 documents for its tokenizer; here 300 do."""
+    from anchors.lab import train as module
+
+    monkeypatch.setattr(module, "build_tokenizer", partial(build_tokenizer, texts=300))
 
 
 TINY = Recipe(steps=6, batch=4, layers=1, width=16, heads=2, mlp=32, bfloat16=False)
@@ -46,10 +55,9 @@ def test_training_is_deterministic_and_resumes_exactly(tmp_path, monkeypatch):
         steps.append(1)
         return real(*args)
 
-    monkeypatch.setattr(module, "_step", dies)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "_step", dies)
         train(TINY, tmp_path / "cut", save_every=2, held_out=0)
-    monkeypatch.undo()
     resumed = load_weights(train(TINY, tmp_path / "cut", save_every=2, held_out=0))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     with pytest.raises(ValueError, match=r"another recipe \(seed\)"):

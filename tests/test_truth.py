@@ -169,7 +169,7 @@ def test_no_anchor_is_found_where_nothing_is_planted():
     world = load_world("null")
     model, same, wrong = WorldModel(world), same_event(world), np.zeros(4, dtype=int)
     for seed in range(200):
-        run = resample(world_trace(world, seed=seed), model, n=40, progress=False)
+        run = resample(world_trace(world, seed=seed), model, n=30, progress=False)
         for i, reuse in enumerate((False, True)):
             wrong[i] += bool(resampling_importance(run, reuse=reuse).anchors())
             wrong[2 + i] += bool(counterfactual_importance(run, similarity=same, reuse=reuse).anchors())

@@ -46,7 +46,8 @@ class Move:
 
 @runtime_checkable
 class World(Protocol):
-    """What every world provides; a state is any hashable record with an `event` that names what just happened.
+    """What every world provides; a state is any hashable record with an `event` that names what just happened
+    and has no part in its equality (states that differ in it alone have one future).
 
     A world is a frozen dataclass: its fields are its knobs. Knobs called `length`, `tasks` and `noise` (where a world
     has them) move its problems along the axes of length, task and format; `noise` touches the question only.

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import random
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import product
 from typing import Final
@@ -90,7 +90,7 @@ class State:
     careful: bool = False
     slipped: bool = False
     checked: bool = False
-    event: str = ""
+    event: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)

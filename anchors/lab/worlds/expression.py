@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import random
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -76,7 +76,7 @@ class State:
     slipped: bool = False
     checked: bool = False
     said: str = ""
-    event: str = ""
+    event: str = field(default="", compare=False)
 
 
 _PROMPT = re.compile(r"Find ([^.\n]+) modulo 10\.\n<think>\n")

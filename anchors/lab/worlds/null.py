@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import random
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from anchors.lab.worlds import Move, either
@@ -39,7 +39,7 @@ class State:
     problem: int
     written: int = 0
     answer: str = ""
-    event: str = ""
+    event: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
