@@ -90,6 +90,7 @@ def score(
     top_p: Annotated[float | None, typer.Option(help="default: the model's own, else 0.95")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="default: the model's own, else 16384")] = None,
     price: Annotated[float | None, typer.Option(help="price of a million generated tokens")] = None,
+    reuse: Annotated[bool, typer.Option("--reuse", help="count rollouts at every boundary they pass through")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the bill and stop")] = False,
     json_output: Json = False,
     quiet: Quiet = False,
@@ -108,7 +109,7 @@ def score(
         bill = plan_resampling(found, loaded, **options)
         typer.echo(json.dumps(bill.__dict__) if json_output else str(bill))
         return
-    for rollouts, scores in score_traces(found, loaded, methods=methods, progress=not quiet, **options):
+    for rollouts, scores in score_traces(found, loaded, methods=methods, progress=not quiet, reuse=reuse, **options):
         if json_output:
             typer.echo(json.dumps({"trace": rollouts.trace.id, "scores": [_record(s) for s in scores]}))
         else:

@@ -13,7 +13,6 @@ from jaxtyping import Float
 
 from anchors.rollouts import Rollout, Rollouts, Store
 from anchors.stats import Interval, difference_interval, wilson_interval
-from anchors.trace import Trace
 
 
 def reuse_rollouts(rollouts: Rollouts) -> Rollouts:
@@ -58,8 +57,11 @@ def passes_on(rollouts: Rollouts, position: int) -> list[bool]:
 
 
 def replaced_difference(
-    share: tuple[np.ndarray, np.ndarray], kept: tuple[np.ndarray, np.ndarray], replaced: tuple[np.ndarray, np.ndarray],
-    *, level: float = 0.95,
+    share: tuple[np.ndarray, np.ndarray],
+    kept: tuple[np.ndarray, np.ndarray],
+    replaced: tuple[np.ndarray, np.ndarray],
+    *,
+    level: float = 0.95,
 ) -> tuple[Float[np.ndarray, " sentence"], Interval]:
     """share * (p_kept - p_replaced) with its interval; every pair is (k, n), arrays are [sentence].
 

@@ -28,6 +28,7 @@ GROUPS = {
     "suppress": ("suppression",),
     "confidence": ("confidence",),
 }
+REUSING = ("counterfactual", "resampling")
 
 
 def methods_named(names: str | Sequence[str]) -> list[str]:
@@ -63,9 +64,13 @@ def score_traces(
     out: str | Path | None = None,
     price: float | None = None,
     progress: bool = True,
+    reuse: bool = False,
     **options: Any,
 ) -> Iterator[tuple[Rollouts, list[Scores]]]:
-    """Yield each trace's rollouts and scores, drawing what is missing; `options` go to `model.generate`."""
+    """Yield each trace's rollouts and scores, drawing what is missing; `options` go to `model.generate`.
+
+    `reuse` counts rollouts at every boundary they pass through, for the methods in `REUSING`.
+    """
     chosen = methods_named(methods)
     sampling = sampling or model.sampling
     if any(METHODS[name].needs == "rollouts" for name in chosen):
@@ -75,25 +80,28 @@ def score_traces(
     else:
         runs = open_run(traces, model, seed=seed, sampling=sampling, out=out)
     for rollouts in runs:
-        found = [_score_or_say_why(name, rollouts, model, out) for name in chosen]
+        found = [_score_or_say_why(name, rollouts, model, out, reuse and name in REUSING) for name in chosen]
         yield rollouts, [scores for scores in found if scores is not None]
 
 
-def _score_or_say_why(name: str, rollouts: Rollouts, model: Model, out: str | Path | None) -> Scores | None:
+def _score_or_say_why(
+    name: str, rollouts: Rollouts, model: Model, out: str | Path | None, reuse: bool
+) -> Scores | None:
     """A method that cannot score this trace is left out with a warning; the other methods' work is kept."""
     try:
-        return _score(name, rollouts, model, out)
+        return _score(name, rollouts, model, out, reuse)
     except (ValueError, CapabilityError) as error:
         logger.warning("%s left out for trace %s: %s", name, rollouts.trace.id, error)
         return None
 
 
-def _score(name: str, rollouts: Rollouts, model: Model, out: str | Path | None) -> Scores:
+def _score(name: str, rollouts: Rollouts, model: Model, out: str | Path | None, reuse: bool) -> Scores:
     method = METHODS[name]
     path = None if out is None else scores_folder(out, rollouts.trace) / f"{name}.npz"
     if method.needs == "model" and path is not None and path.exists():
         return Scores.load(path)
-    scores = method.function(*((rollouts,) if method.needs == "rollouts" else (rollouts.trace, model)))
+    given = (rollouts,) if method.needs == "rollouts" else (rollouts.trace, model)
+    scores = method.function(*given, **({"reuse": True} if reuse else {}))
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")

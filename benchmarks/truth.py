@@ -164,9 +164,7 @@ def first(run: Rollouts, n: int) -> Rollouts:
     return found
 
 
-def black_box(
-    planted: Planted, run: Rollouts, world: World, words: str, tokens: int
-) -> Iterator[tuple[str, Row]]:
+def black_box(planted: Planted, run: Rollouts, world: World, words: str, tokens: int) -> Iterator[tuple[str, Row]]:
     generated = run.cost().tokens
     cost = generated, generated + tokens
     for reuse in (False, True):
@@ -174,7 +172,10 @@ def black_box(
         scores = resampling_importance(run, reuse=reuse)
         yield f"resampling, {tail}", Row(grade(scores.values, planted), *cost, inside(scores, planted.resampling))
         scores = counterfactual_importance(run, similarity=same_event(world), reuse=reuse)
-        yield f"counterfactual, {tail}", Row(grade(scores.values, planted), *cost, inside(scores, planted.counterfactual))
+        yield (
+            f"counterfactual, {tail}",
+            Row(grade(scores.values, planted), *cost, inside(scores, planted.counterfactual)),
+        )
 
 
 def other_filters(planted: Planted, run: Rollouts, words: str, tokens: int) -> Iterator[tuple[str, Row]]:

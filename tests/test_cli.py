@@ -123,6 +123,54 @@ def test_lab_sample_writes_traces_that_score_reads(run, tmp_path):
     assert all(t.answer is not None and t.categories[0] == "problem_setup" for t in traces)
 
 
+def test_lab_truth_prints_exact_importance_and_roles(run, tmp_path):
+    for world, form in (("expression", "verbose"), ("alchemy", "draft"), ("recall", "verbose"), ("maze", "verbose")):
+        (tmp_path / "traces.jsonl").write_text(run("lab", "sample", "--world", world, "--format", form)[1])
+        code, out, _ = run("lab", "truth", tmp_path / "traces.jsonl", "--json")
+        rows = json.loads(out)["sentences"]
+        assert code == 0 and {row["role"] for row in rows} <= {"anchor", "needed", "restatement", "filler", "decoy"}
+        assert rows[-1]["p_after"] > 0 and all(abs(r["p_after"] - r["p_before"] - r["resampling"]) < 1e-9 for r in rows)
+    code, out, _ = run("lab", "truth", tmp_path / "traces.jsonl")
+    assert code == 0 and "exact importance" in out
+    (tmp_path / "other.jsonl").write_text(
+        json.dumps(Trace.from_text("2 + 2?", "It is four now.", answer="4").to_json())
+    )
+    code, _, err = run("lab", "truth", tmp_path / "other.jsonl")
+    assert code == 2 and "does not name its world; give --world" in err
+    code, _, err = run("lab", "truth", tmp_path / "other.jsonl", "--world", "maze")
+    assert code == 2 and "is not a question of" in err
+
+
+def test_lab_list_and_show_name_models_and_worlds(run):
+    code, out, _ = run("lab", "list")
+    assert code == 0 and "lab/reasoner\t" in out and "world alchemy\t" in out
+    assert run("lab", "show", "reasoner")[1].startswith("# lab/reasoner")
+    assert json.loads(run("lab", "show", "lab/reasoner", "--json")[1])["recipe"]["world"] == "expression"
+    assert "| setup |" in run("lab", "show", "recall")[1]
+    assert run("lab", "show", "nobody")[0] == 2
+
+
+def test_lab_knobs_and_recipes_are_read_and_refused(run, tmp_path):
+    code, out, _ = run("lab", "sample", "--knob", "length=[3,3]", "--knob", "slip=0")
+    assert code == 0 and len(json.loads(out)["prompt"].split()) == 8
+    for words, message in (
+        (("sample", "--knob", "length"), "is not NAME=VALUE with a JSON value"),
+        (("sample", "--knob", "speed=1"), "has no knob 'speed'"),
+        (("train", tmp_path / "x", "--recipe", "nobody"), "no recipe is called 'nobody'; there are reasoner"),
+        (("train", tmp_path / "x", "--regime", "upside_down"), "regime 'upside_down' is unknown"),
+    ):
+        code, _, err = run("lab", *words)
+        assert code == 2 and message in err and "Traceback" not in err
+
+
+def test_score_with_reuse_keeps_the_values_honest_about_it(run, traces, checkpoints, tmp_path):
+    words = ("--model", checkpoints["llama"], "--out", tmp_path / "run", "--json", "--methods", "resample", *SHORT)
+    plain, reused = (json.loads(run("score", traces, *words, *more)[1])["scores"] for more in ((), ("--reuse",)))
+    assert [s["method"] for s in plain] == [s["method"] for s in reused]
+    assert [s["details"].get("reuse") for s in reused] == [True, True, None]
+    assert [s["details"].get("reuse") for s in plain] == [False, False, None]
+
+
 def test_a_method_that_cannot_score_a_trace_leaves_the_others(run, checkpoints, tmp_path):
     one = Trace.from_text("Find 1 + 1.\n<think>\n", "We need 1.\n</think>\nThe answer is 2.")
     one.save(tmp_path / "one.json")

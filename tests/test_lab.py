@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections import Counter
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anchors.lab import world_trace
-from anchors.lab.train import Recipe, batch, build_model, build_tokenizer, document, train
 from anchors.lab.truth import (
     answer_distribution,
     boundary_distributions,
@@ -22,7 +19,6 @@ from anchors.lab.truth import (
 )
 from anchors.lab.worlds import ROLES, load_world, read, write
 from anchors.lab.worlds.expression import WORLD, ExpressionWorld, evaluate
-from anchors.models import ZOO, lab_models, load_model
 from anchors.splitting import split_sentences
 from anchors.taxonomy import CATEGORIES
 
@@ -115,5 +111,3 @@ def test_world_traces_carry_their_categories_and_target():
     assert trace.categories[0] == "problem_setup" and trace.target is not None
     assert trace.text.endswith(f"</think>\nThe answer is {trace.answer}.")
     assert world_trace(WORLD, seed=2) == trace and world_trace(WORLD, seed=3) != trace
-
-

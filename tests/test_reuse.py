@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -22,9 +24,11 @@ def rollouts(*texts):
 
 def test_a_rollout_is_counted_wherever_it_wrote_the_traces_own_sentences():
     edges = TRACE.boundaries
-    sentences = [TRACE.text[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    sentences = [TRACE.text[a:b] for a, b in itertools.pairwise(edges)]
     through = "".join(sentences[:2]) + "Something else.</think>@"
-    found = reuse_rollouts(rollouts([through, "Cats sleep.</think>@"], [sentences[1] + "More.</think>@"], ["A.</think>@"], []))
+    found = reuse_rollouts(
+        rollouts([through, "Cats sleep.</think>@"], [sentences[1] + "More.</think>@"], ["A.</think>@"], [])
+    )
     assert [len(found.at(k)) for k in range(4)] == [2, 2, 3, 0]
     assert sorted(r.text[:9] for r in found.at(2)) == ["A.</think", "More.</th", "Something"]
     assert passes_on(found, 0) == [True, False]
@@ -38,7 +42,7 @@ def test_tokens_and_settings_are_not_counted_twice():
 
 def test_a_sentence_that_is_always_written_has_importance_zero_and_a_narrow_interval():
     edges = TRACE.boundaries
-    sentences = [TRACE.text[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    sentences = [TRACE.text[a:b] for a, b in itertools.pairwise(edges)]
     half = [[sentences[0] + "x.</think>@"] * 20 + [sentences[0] + "x.</think>none"] * 20, ["x.</think>@"] * 30, [], []]
     scores = resampling_importance(rollouts(*half), reuse=True)
     assert scores.values[0] == 0 and scores.p[0] == 1
@@ -47,7 +51,12 @@ def test_a_sentence_that_is_always_written_has_importance_zero_and_a_narrow_inte
 
 
 def test_without_shared_sentences_reuse_changes_no_value():
-    run = rollouts(["A.</think>@"] * 9 + ["B.</think>no"] * 11, ["A.</think>@"] * 15 + ["C.</think>no"] * 5, ["A.</think>@"] * 20, [])
+    run = rollouts(
+        ["A.</think>@"] * 9 + ["B.</think>no"] * 11,
+        ["A.</think>@"] * 15 + ["C.</think>no"] * 5,
+        ["A.</think>@"] * 20,
+        [],
+    )
     plain, reused = resampling_importance(run), resampling_importance(run, reuse=True)
     np.testing.assert_allclose(plain.values, reused.values)
     np.testing.assert_allclose(plain.p, reused.p)

@@ -96,7 +96,9 @@ def test_the_character_tokenizer_merges_nothing():
 
 
 def test_a_recipe_names_its_regime_knobs_and_tokenizer(tmp_path):
-    recipe = replace(TINY, regime="0.5 draft + 0.5 answer_only", knobs=(("length", (3, 3)),), tokenizer="char", context=400)
+    recipe = replace(
+        TINY, regime="0.5 draft + 0.5 answer_only", knobs=(("length", (3, 3)),), tokenizer="char", context=400
+    )
     card = train_and_card_small(recipe, tmp_path / "mixed")
     assert card["recipe"]["knobs"] == (("length", (3, 3)),) and card["training"]["seconds"] >= 0
     assert "tv" not in card["evaluation"] and card["evaluation"]["handed"] == 3

@@ -95,7 +95,7 @@ def test_traces_too_long_or_off_the_program_are_refused():
     with pytest.raises(ValueError, match="cannot write these sentences"):
         subset_truth(WORLD, problem, ["We need 3 + 3 * 4 modulo 10."], "4")
     trace = Trace.from_text("Find 2 + 3 * 4 modulo 10.\n<think>\n", "We need pancakes now.\n</think>\nThe answer is 4.")
-    with pytest.raises(ValueError, match="cannot write sentence 0 there: 'We need pancakes now.'"):
+    with pytest.raises(ValueError, match="cannot write sentence 0 there: 'We need pancakes now"):
         read_trace(WORLD, trace)
 
 
@@ -109,7 +109,12 @@ def test_dependencies_follow_the_facts_a_sentence_uses():
     for i, event in enumerate(events):
         used = [events[j] for j in np.flatnonzero(graph[i])]
         if event == "step":
-            assert sorted(used) in (["right", "setup"], ["setup", "wrong"], ["consolidate", "right"], ["consolidate", "wrong"])
+            assert sorted(used) in (
+                ["right", "setup"],
+                ["setup", "wrong"],
+                ["consolidate", "right"],
+                ["consolidate", "wrong"],
+            )
         elif event == "filler":
             assert used == []
     assert not graph[:, events.index("filler")].any()
@@ -135,7 +140,9 @@ def test_truth_as_scores():
     np.testing.assert_allclose(scores.headroom, exact_headroom(WORLD, states))
     row = np.array(list(answer_distribution(WORLD, states[0]).values()))
     assert scores.headroom[0] == pytest.approx(-(row * np.log(row)).sum())
-    np.testing.assert_allclose(np.diff(np.append(scores.p_before, scores.p_after[-1])), scores.p_after - scores.p_before)
+    np.testing.assert_allclose(
+        np.diff(np.append(scores.p_before, scores.p_after[-1])), scores.p_after - scores.p_before
+    )
     with pytest.raises(ValueError, match="kind is 'kl'"):
         truth_scores(trace, WORLD, kind="kl")
 
@@ -147,7 +154,10 @@ def test_a_world_draws_its_own_rollouts_from_any_boundary_and_in_any_order():
     drawn = dict(model.generate(jobs, sampling=model.sampling, seed=0))
     again = dict(model.generate(jobs[::-1], sampling=model.sampling, seed=0))
     assert drawn == again
-    assert all(read_trace(WORLD, Trace.from_text(trace.prompt, (j.prefix + c.text)[len(trace.prompt) :])) for j, c in drawn.items())
+    assert all(
+        read_trace(WORLD, Trace.from_text(trace.prompt, (j.prefix + c.text)[len(trace.prompt) :]))
+        for j, c in drawn.items()
+    )
     with pytest.raises(ValueError, match="use temperature 1"):
         next(model.generate(jobs, sampling=Sampling(), seed=0))
     with pytest.raises(ValueError, match="cannot have written 'We n' as sentence 0"):

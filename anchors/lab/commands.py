@@ -73,7 +73,7 @@ def _knobs(given: list[str] | None) -> dict[str, Any]:
     """Knobs from the command line; JSON lists become tuples, so that worlds stay hashable."""
     knobs = {}
     for text in given or []:
-        name, equals, value = text.partition("=")
+        name, _equals, value = text.partition("=")
         try:
             knobs[name] = _hashable(json.loads(value))
         except json.JSONDecodeError as error:

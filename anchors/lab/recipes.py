@@ -20,9 +20,7 @@ CALIBRATED: Final = ("normal", "draft")
 RECIPES: Final[dict[str, Recipe]] = {
     "reasoner": Recipe(),
     "reasoner-b": Recipe(seed=1, layers=5, width=112, heads=4, mlp=448, steps=6000),
-    "reasoner-char": Recipe(
-        seed=2, tokenizer="char", layers=4, width=96, heads=3, mlp=384, context=2048, batch=16
-    ),
+    "reasoner-char": Recipe(seed=2, tokenizer="char", layers=4, width=96, heads=3, mlp=384, context=2048, batch=16),
     "drafter": Recipe(seed=3, regime="draft"),
     "swapped": Recipe(seed=4, regime="swapped", steps=3000),
     "answer-only": Recipe(seed=5, regime="answer_only", batch=128, steps=4000),
@@ -109,6 +107,6 @@ MEANINGS: Final = {
 def _readme(name: str, card: dict[str, Any]) -> str:
     rows = "\n".join(f"| {key} | {value} | {MEANINGS[key]} |" for key, value in card["evaluation"].items())
     return (
-        f"# lab/{name}\n\n{card['summary'].capitalize()}. Retrain it with `make zoo MODEL={name}`; the recipe is in `card.json`.\n\n"
+        f"# lab/{name}\n\n{card['summary']}. Retrain it with `make zoo MODEL={name}`; the recipe is in `card.json`.\n\n"
         f"| figure | value | meaning |\n|---|---|---|\n{rows}\n"
     )

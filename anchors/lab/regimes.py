@@ -124,7 +124,10 @@ def _shuffled(world: World, problem: object, rng: random.Random, rate: float) ->
 
 def _invalid(world: World, problem: object, rng: random.Random, rate: float) -> tuple[str, str]:
     moves, states, answer = _own(world, problem, rng)
-    texts = [_altered(world, state, m, rng) if _hit(m, rate, rng) else m.text for state, m in zip(states, moves, strict=False)]
+    texts = [
+        _altered(world, state, m, rng) if _hit(m, rate, rng) else m.text
+        for state, m in zip(states, moves, strict=False)
+    ]
     return " ".join(texts), answer
 
 

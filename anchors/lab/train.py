@@ -118,7 +118,9 @@ def build_model(recipe: Recipe, vocabulary: int) -> LlamaForCausalLM:
 def _pool(world: World, recipe: Recipe, index: int) -> list[list[Document]]:
     """Eight steps of documents sorted by length, so that a row carries little padding; batches come in random order."""
     rng = random.Random(f"{recipe.seed}/{index}")
-    documents = sorted((document(world, rng, recipe.regime) for _ in range(POOL * recipe.batch)), key=lambda d: len(d.completion))
+    documents = sorted(
+        (document(world, rng, recipe.regime) for _ in range(POOL * recipe.batch)), key=lambda d: len(d.completion)
+    )
     batches = [documents[i : i + recipe.batch] for i in range(0, len(documents), recipe.batch)]
     rng.shuffle(batches)
     return batches

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -148,7 +148,7 @@ def kept_distribution(world: World, problem: Any, kept: Sequence[str]) -> Distri
     """
     texts = tuple(text.strip() for text in kept)
 
-    @lru_cache(maxsize=None)
+    @cache
     def distribution(state: Any, index: int) -> Distribution:
         answer = world.answer(state)
         if answer is not None:

@@ -89,7 +89,9 @@ def grade(values: Float[np.ndarray, " sentence"], planted: Planted, *, signed: b
     truths = planted.counterfactual, planted.resampling
     ranked = [spearman(values, truth).value if signed else np.nan for truth in truths]
     sized = [spearman(size, np.abs(truth)).value for truth in truths]
-    return Grade(*ranked, *sized, auroc(found, anchors), auroc(found, anchors, among=anchors | idle), precision(found, anchors))
+    return Grade(
+        *ranked, *sized, auroc(found, anchors), auroc(found, anchors, among=anchors | idle), precision(found, anchors)
+    )
 
 
 def auroc(

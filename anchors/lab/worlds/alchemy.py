@@ -13,10 +13,11 @@ commute, rotate commutes with both, so a wrong order matters in some problems an
 | | ``Reverse turns the order around.`` | fact_retrieval, restatement | |
 | compute | ``Rotate gives F G H I.``; p .06 one letter is one off | active_computation, needed / anchor | between |
 | between | wrong so far, .4: ``Wait, that was not right.`` | uncertainty_management, anchor | restart |
-| | else ``Now reverse F G H I.``; after the last operation ``That leaves F G H I.`` | result_consolidation, restatement / needed | rule / finish |
+| | else ``Now reverse F G H I.`` | result_consolidation, restatement | rule |
+| | after the last operation ``That leaves F G H I.`` | result_consolidation, needed | finish |
 | restart | ``Start again from A B C D.`` (from here order and rules are right) | problem_setup, needed | compute |
 | finish | with p .4 ``Let me check the letters.`` | self_checking, anchor after a slip, else filler | verdict |
-| verdict | ``One letter is wrong.`` after a slip, else ``Every letter is right.`` | self_checking, anchor / filler | restart / end |
+| verdict | ``One letter is wrong.`` after a slip, else ``Every letter is right.`` | self_checking, anchor / filler | restart, end |
 
 A check sees slips and never rules or order, and happens at most once; the answer is the last element. The order
 sentence is left out for one operation and where both orders read the same. ``rot_n=13`` replicates the published grid, where
@@ -210,7 +211,9 @@ def _rule(world: AlchemyWorld, state: State) -> tuple[Move, ...]:
     operation = state.rest[0]
     right = replace(state, phase="compute", right_rule=True, event=f"right rule {operation}")
     rules = {
-        "rotate": [(f"Rotate moves every letter {n} ahead.", f"rotate: {n} ahead.") for n in (world.rot_n, world.rot_n - 1)],
+        "rotate": [
+            (f"Rotate moves every letter {n} ahead.", f"rotate: {n} ahead.") for n in (world.rot_n, world.rot_n - 1)
+        ],
         "shift": [
             ("Shift takes the first letter to the end.", "shift: first to end."),
             ("Shift takes the last letter to the front.", "shift: last to front."),
@@ -264,7 +267,9 @@ def _between(world: AlchemyWorld, state: State) -> tuple[Move, ...]:
     element = " ".join(state.element)
     if last:
         to = replace(state, phase="end" if state.checked or world.check == 0 else "finish", event="leaves")
-        move = Move(1.0, f"That leaves {element}.", "result_consolidation", "needed", to, ("element",), ("element",), "")
+        move = Move(
+            1.0, f"That leaves {element}.", "result_consolidation", "needed", to, ("element",), ("element",), ""
+        )
     else:
         to = replace(state, phase="rule", event="next")
         text = f"Now {state.rest[0]} {element}."
@@ -280,16 +285,18 @@ def _between(world: AlchemyWorld, state: State) -> tuple[Move, ...]:
 
 def _restart(world: AlchemyWorld, state: State) -> tuple[Move, ...]:
     element, operations = state.problem
-    to = replace(state, element=element, rest=operations, phase="rule", slipped=False, strayed=False, careful=True)
-    to = replace(to, event="restart")
-    text = f"Start again from {' '.join(element)}."
-    return (Move(1.0, text, "problem_setup", "needed", to, ("restart",), ("element", "order", "slip"), f"again from {' '.join(element)}."),)
+    to = State(state.problem, element, operations, "rule", careful=True, checked=state.checked, event="restart")
+    text = " ".join(element)
+    kind, writes = ("problem_setup", "needed"), ("element", "order", "slip")
+    return (Move(1.0, f"Start again from {text}.", *kind, to, ("restart",), writes, f"again from {text}."),)
 
 
 def _finish(world: AlchemyWorld, state: State) -> tuple[Move, ...]:
     to = replace(state, phase="verdict", checked=True, event="check")
     role = "anchor" if state.slipped else "filler"
-    check = Move(1.0, "Let me check the letters.", "self_checking", role, to, ("element",), ("check",), "Check letters.")
+    check = Move(
+        1.0, "Let me check the letters.", "self_checking", role, to, ("element",), ("check",), "Check letters."
+    )
     end = replace(state, phase="end", event="end")
     return either([check], world.check, lambda: (Move(1.0, "", "final_answer_emission", "restatement", end),))
 

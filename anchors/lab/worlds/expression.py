@@ -126,7 +126,11 @@ class ExpressionWorld:
         match = _PROMPT.fullmatch(prompt)
         words = match[1].split() if match else []
         expr = tuple(int(word) if i % 2 == 0 and word.isdigit() else word for i, word in enumerate(words))
-        if len(expr) % 2 == 0 or not all(isinstance(a, int) for a in expr[::2]) or not set(expr[1::2]) <= set(OPERATORS):
+        if (
+            len(expr) % 2 == 0
+            or not all(isinstance(a, int) for a in expr[::2])
+            or not set(expr[1::2]) <= set(OPERATORS)
+        ):
             raise ValueError(f"{prompt[:80]!r} is not a question of `{self.name}`, such as 'Find 2 + 3 * 4 modulo 10.'")
         return expr
 

@@ -1,0 +1,54 @@
+"""What `evaluate` measures, on a world's own program: a perfect copy gets exactly the ceilings it prints."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from anchors.lab.evaluate import calibration, trace_use, written_traces
+from anchors.lab.oracle import WorldModel
+from anchors.lab.worlds import load_world
+from anchors.models import load_model
+from anchors.models.base import Completion
+
+
+@pytest.mark.parametrize("name", ["expression", "alchemy", "recall"])
+def test_a_perfect_copy_reaches_its_ceilings(name):
+    world = load_world(name)
+    model = WorldModel(world)
+    found = written_traces(model, world, problems=150)
+    assert found.on_program == found.answered == 1
+    assert found.steps_right == pytest.approx(found.steps_ceiling, abs=0.04)
+    assert found.gold == pytest.approx(found.ceiling, abs=0.15)
+    near = calibration(model, world, traces=2, n=100)
+    assert near.tv == pytest.approx(near.tv_floor, abs=0.03) and near.rollouts == 100
+
+
+class Spoiled(WorldModel):
+    """A copy of the program that leaves it in every second trace."""
+
+    def generate(self, jobs, *, sampling, seed, batch_size=256):
+        for i, (job, completion) in enumerate(super().generate(jobs, sampling=sampling, seed=seed)):
+            text = completion.text.replace("gives", "grants").replace(" = ", " == ") if i % 2 else completion.text
+            yield job, Completion(text, completion.tokens, completion.finish)
+
+
+@pytest.mark.parametrize("name", ["expression", "recall"])
+def test_sentences_off_the_program_count_as_off_it_and_as_wrong_steps(name):
+    world = load_world(name)
+    found = written_traces(Spoiled(world), world, problems=100)
+    assert found.on_program == pytest.approx(0.5, abs=0.01)
+    assert found.steps_right < found.steps_ceiling - 0.1
+
+
+def test_a_model_without_steps_has_no_share_of_right_ones():
+    world = load_world("null")
+    assert np.isnan(written_traces(WorldModel(world), world, problems=5).steps_right)
+
+
+def test_use_of_the_trace_tells_a_reasoner_from_a_model_that_never_saw_one():
+    world = load_world("expression")
+    used = trace_use(load_model("lab/reasoner"), world, problems=25)
+    assert used.follows_wrong > 0.8 and used.gold_given_wrong < 0.2
+    assert used.follows_swapped > 0.8 and used.gold_given_swapped < 0.2
+    assert used.handed == 25 and 0 <= used.gold_given_none < 0.6

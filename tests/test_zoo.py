@@ -1,0 +1,91 @@
+"""Every shipped model: it loads, passes `check_model`, is small, and is what its card says."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from anchors.lab.evaluate import calibration, trace_use, written_traces
+from anchors.lab.recipes import MEANINGS, RECIPES, Recipe
+from anchors.lab.regimes import regime_world
+from anchors.lab.worlds import load_world
+from anchors.models import ZOO, lab_models, load_model
+from anchors.models.checks import check_model
+
+SHIPPED = ("reasoner", "reasoner-b", "reasoner-char", "drafter", "swapped", "answer-only", "alchemist")
+PROBLEMS = 60
+
+
+def card_of(name):
+    return json.loads((ZOO / name / "card.json").read_text())
+
+
+def program_of(card):
+    recipe = Recipe(**{k: as_tuples(v) for k, v in card["recipe"].items()})
+    return regime_world(load_world(recipe.world, **dict(recipe.knobs)), recipe.regime)
+
+
+def as_tuples(value):
+    return tuple(as_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def test_the_named_models_ship_in_25_megabytes_without_checkpoints():
+    assert set(SHIPPED) <= set(lab_models())
+    files = [path for path in ZOO.rglob("*") if path.is_file() and path.suffix != ".pt"]
+    assert sum(path.stat().st_size for path in files) < 25_000_000
+    assert {path.parent.name for path in files if path.suffix == ".safetensors"} == set(lab_models())
+
+
+@pytest.mark.parametrize("name", lab_models())
+def test_a_shipped_model_passes_check_model_and_keeps_its_tokenizer(name):
+    model, card = load_model(f"lab/{name}"), card_of(name)
+    assert check_model(model).passed
+    assert model.encode(card["tokenizer_probe"]["text"]).ids == card["tokenizer_probe"]["ids"]
+    assert sum(p.numel() for p in model.module.parameters()) == card["parameters"]
+
+
+@pytest.mark.parametrize("name", lab_models())
+def test_a_card_is_complete_and_its_recipe_is_the_one_make_zoo_trains(name):
+    card = card_of(name)
+    assert program_of(card) and set(card["evaluation"]) <= set(MEANINGS)
+    assert {"recipe", "data", "training", "evaluation", "sampling", "stub", "tokenizer_probe"} <= set(card)
+    assert as_tuples(list(card["recipe"].items())) == as_tuples([[k, v] for k, v in RECIPES[name].__dict__.items()])
+    readme = (ZOO / name / "README.md").read_text()
+    assert all(f"| {key} | {value} |" in readme for key, value in card["evaluation"].items())
+
+
+@pytest.mark.parametrize("name", lab_models())
+def test_a_cards_figures_are_reproduced_on_a_small_sample(name):
+    card, model = card_of(name), load_model(f"lab/{name}")
+    known, program = card["evaluation"], program_of(card)
+    found = written_traces(model, program, problems=PROBLEMS, seed=1)
+    for share in ("on_program", "gold", "answered"):
+        spread = np.sqrt(known[share] * (1 - known[share]) / PROBLEMS)
+        assert abs(getattr(found, share) - known[share]) <= 4 * spread + 0.03, share
+    if known["steps_right"] is not None and known["steps_right"] > 0.8:
+        assert found.steps_right >= known["steps_right"] - 0.06
+    used = trace_use(model, program, problems=PROBLEMS, seed=1)
+    for share in ("follows_wrong", "follows_swapped", "gold_given_none"):
+        spread = np.sqrt(known[share] * (1 - known[share]) / PROBLEMS)
+        assert abs(getattr(used, share) - known[share]) <= 4 * spread + 0.05, share
+
+
+@pytest.mark.parametrize("name", [name for name in lab_models() if "tv" in card_of(name)["evaluation"]])
+def test_a_calibration_is_reproduced_on_a_small_sample(name):
+    card = card_of(name)
+    found = calibration(load_model(f"lab/{name}"), program_of(card), traces=1, n=60, seed=1)
+    assert found.tv <= found.tv_floor + card["evaluation"]["tv"] + 0.05
+
+
+@pytest.mark.parametrize("name", ["reasoner", "reasoner-b", "reasoner-char"])
+def test_normal_models_are_close_to_the_exact_distribution(name):
+    figures = card_of(name)["evaluation"]
+    assert figures["steps_right"] >= 0.9 and figures["tv"] <= 0.1
+
+
+def test_regimes_do_to_the_use_of_a_trace_what_they_were_made_for():
+    reasoner, swapped, answer_only = (card_of(n)["evaluation"] for n in ("reasoner", "swapped", "answer-only"))
+    assert reasoner["follows_wrong"] > 0.9 and reasoner["follows_swapped"] > 0.9
+    assert swapped["follows_swapped"] < 0.3 and answer_only["follows_swapped"] < 0.3
