@@ -76,9 +76,14 @@ def plant(trace: Trace, world: World) -> Planted:
     reading = read_trace(world, trace)
     states, answer = reading.states, trace.answer
     p = np.array([answer_distribution(world, state).get(answer, 0.0) for state in states])
-    functions = (exact_resampling_importance, exact_counterfactual_importance)
-    exact = (np.round(function(world, states, answer), DIGITS) for function in functions)
-    return Planted(trace, tuple(move.role for move in reading.moves), p, *exact, exact_headroom(world, states))
+    return Planted(
+        trace=trace,
+        roles=tuple(move.role for move in reading.moves),
+        p=p,
+        resampling=np.round(exact_resampling_importance(world, states, answer), DIGITS),
+        counterfactual=np.round(exact_counterfactual_importance(world, states, answer), DIGITS),
+        headroom=exact_headroom(world, states),
+    )
 
 
 def grade(values: Float[np.ndarray, " sentence"], planted: Planted, *, signed: bool = True) -> Grade:
@@ -86,11 +91,14 @@ def grade(values: Float[np.ndarray, " sentence"], planted: Planted, *, signed: b
     size = np.abs(values) if signed else values
     found = np.where(np.isnan(size), -np.inf, size)
     anchors, idle = planted.anchors, planted.idle
-    truths = planted.counterfactual, planted.resampling
-    ranked = [spearman(values, truth).value if signed else np.nan for truth in truths]
-    sized = [spearman(size, np.abs(truth)).value for truth in truths]
     return Grade(
-        *ranked, *sized, auroc(found, anchors), auroc(found, anchors, among=anchors | idle), precision(found, anchors)
+        counterfactual=spearman(values, planted.counterfactual).value if signed else np.nan,
+        resampling=spearman(values, planted.resampling).value if signed else np.nan,
+        size_counterfactual=spearman(size, np.abs(planted.counterfactual)).value,
+        size_resampling=spearman(size, np.abs(planted.resampling)).value,
+        auroc=auroc(found, anchors),
+        auroc_idle=auroc(found, anchors, among=anchors | idle),
+        precision=precision(found, anchors),
     )
 
 

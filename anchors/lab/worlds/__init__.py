@@ -137,7 +137,8 @@ class Drafted:
     base: World
 
     def __getattr__(self, name: str) -> Any:
-        if name == "base":  # during unpickling and copying, before the field exists
+        """The knobs of the world."""
+        if name == "base":  # while a copy is made, before the field exists
             raise AttributeError(name)
         return getattr(self.base, name)
 
@@ -147,6 +148,30 @@ class Drafted:
 
     def moves(self, state: Any) -> tuple[Move, ...]:
         return _draft_moves(self.base, state)
+
+    def problem(self, rng: random.Random) -> Any:
+        return self.base.problem(rng)
+
+    def prompt(self, problem: Any) -> str:
+        return self.base.prompt(problem)
+
+    def parse(self, prompt: str) -> Any:
+        return self.base.parse(prompt)
+
+    def start(self, problem: Any) -> Any:
+        return self.base.start(problem)
+
+    def answer(self, state: Any) -> str | None:
+        return self.base.answer(state)
+
+    def gold(self, problem: Any) -> str:
+        return self.base.gold(problem)
+
+    def ending(self, answer: str) -> str:
+        return self.base.ending(answer)
+
+    def meaning(self, sentence: str) -> str:
+        return self.base.meaning(sentence)
 
 
 @lru_cache(maxsize=1 << 16)

@@ -15,7 +15,7 @@ commute, rotate commutes with both, so a wrong order matters in some problems an
 | between | wrong so far, .4: ``Wait, that was not right.`` | uncertainty_management, anchor | restart |
 | | else ``Now reverse F G H I.`` | result_consolidation, restatement | rule |
 | | after the last operation ``That leaves F G H I.`` | result_consolidation, needed | finish |
-| restart | ``Start again from A B C D.`` (from here order and rules are right) | problem_setup, needed | compute |
+| restart | ``Start again from A B C D.`` (from here order and rules are right) | problem_setup, needed | rule |
 | finish | with p .4 ``Let me check the letters.`` | self_checking, anchor after a slip, else filler | verdict |
 | verdict | ``One letter is wrong.`` after a slip, else ``Every letter is right.`` | self_checking, anchor / filler | restart, end |
 
