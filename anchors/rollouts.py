@@ -12,7 +12,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -176,7 +176,7 @@ class Rollouts:
 
     def add(self, rollouts: Iterable[Rollout]) -> None:
         """Store rollouts in one transaction; one that is already there is left as it is."""
-        rows = [(self.trace.id, self.kind, *asdict(rollout).values()) for rollout in rollouts]
+        rows = [(self.trace.id, self.kind, r.position, r.sample, r.text, r.tokens, r.finish) for r in rollouts]
         with self.store.db as db:
             db.executemany("insert or ignore into rollouts values (?, ?, ?, ?, ?, ?, ?)", rows)
 
