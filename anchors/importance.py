@@ -114,9 +114,10 @@ def resampling_importance(
     interval, permutation p at its 99 % upper limit, and the floor two equal distributions would show.
 
     `answered_only` drops rollouts without an answer. `reuse` counts a rollout that wrote the trace's own next sentence
-    at the next boundary too (`anchors.reuse`): the same quantity from more rollouts; MOVER interval, Fisher's p of kept
-    against replaced. `compat="paper"`: answered only, alpha 1e-9, the target as default outcome, 0.0 where nothing was
-    measured. Extras: p_before, p_after, answered_before, answered_after, headroom
+    at the next boundary too (`anchors.reuse`): the same quantity from more rollouts, as share replaced times (kept -
+    replaced), which is not p_after - p_before of the enlarged samples; MOVER interval, Fisher's p of kept against
+    replaced; n and extras are those of the enlarged samples. `compat="paper"`: answered only, alpha 1e-9, the target as
+    default outcome, 0.0 where nothing was measured. Extras: p_before, p_after, answered_before, answered_after, headroom
     (entropy of the answers before the sentence, nats), and with "kl" the signed difference.
 
     Raises:
@@ -129,17 +130,17 @@ def resampling_importance(
     ([0.0, 0.5], [1])
     """
     rule = _Rule.of(metric, alpha, level, seed, answered_only, compat)
-    rollouts = _reused(rollouts, rule, reuse, allowed=metric != "kl")
+    drawn, rollouts = rollouts, _reused(rollouts, rule, reuse)
     tally = tally_answers(rollouts, outcome=rule.outcome(outcome), answered_only=rule.answered_only)
     here = list(range(len(rollouts.trace)))
     before, after = _Sample.of(tally, here), _Sample.of(tally, _kept(tally, rule))
     if reuse:
-        replaced = _Sample.of(tally, here, [~np.array(passes_on(rollouts, i), dtype=bool) for i in here])
+        replaced = _Sample.of(tally, here, [~_passing(rollouts, i) for i in here])
         numbers = _replaced_difference(before, after, replaced, rule)
     else:
         numbers = _divergence(before, after, rule) if metric == "kl" else _difference(after, before, rule)
     extras = _context(tally, rule) | ({"difference": after.rate - before.rate} if metric == "kl" else {})
-    return _scores(rollouts, "resampling", rule, numbers, extras, {"outcome": tally.outcome, "reuse": reuse})
+    return _scores(drawn, "resampling", rule, numbers, extras, {"outcome": tally.outcome, "reuse": reuse})
 
 
 @method("counterfactual", needs="rollouts", unit="probability")
@@ -174,10 +175,12 @@ def counterfactual_importance(
     """
     rule = _Rule.of(metric, alpha, level, seed, answered_only, compat)
     similarity = default_similarity() if similarity is None else similarity
-    rollouts = _reused(rollouts, rule, reuse)
+    drawn, rollouts = rollouts, _reused(rollouts, rule, reuse)
     tally = tally_answers(rollouts, outcome=rule.outcome(outcome), answered_only=rule.answered_only)
     here, firsts = list(range(len(rollouts.trace))), _firsts(rollouts)
     different = _different(rollouts.trace, firsts, similarity)
+    if reuse:  # what passed on is kept, whatever its first sentence looks like
+        different = [mask & ~_passing(rollouts, i) for i, mask in enumerate(different)]
     kept, removed = _Sample.of(tally, _kept(tally, rule)), _Sample.of(tally, here, different)
     if metric == "kl":
         similar = _Sample.of(tally, here, [~mask for mask in different])
@@ -188,7 +191,7 @@ def counterfactual_importance(
     extras |= {"difference": kept.rate - removed.rate} if metric == "kl" else {}
     details = {"outcome": tally.outcome, "similarity": similarity.name, "threshold": similarity.threshold}
     details |= {"reuse": reuse}
-    return _scores(rollouts, "counterfactual", rule, numbers, extras, details)
+    return _scores(drawn, "counterfactual", rule, numbers, extras, details)
 
 
 def _kept(tally: Tally, rule: _Rule) -> list[int]:
@@ -210,10 +213,14 @@ def _difference(kept: _Sample, removed: _Sample, rule: _Rule) -> dict[str, np.nd
     return {"values": values, "low": low, "high": high, "n": n, "p": p, "floor": floor}
 
 
-def _reused(rollouts: Rollouts, rule: _Rule, reuse: bool, *, allowed: bool = True) -> Rollouts:
+def _passing(rollouts: Rollouts, position: int) -> Bool[np.ndarray, " _rollout"]:
+    return np.array(passes_on(rollouts, position), dtype=bool)
+
+
+def _reused(rollouts: Rollouts, rule: _Rule, reuse: bool) -> Rollouts:
     if not reuse:
         return rollouts
-    if rule.compat or not allowed:
+    if rule.compat or rule.metric == "kl":
         what = "compat='paper'" if rule.compat else "metric 'kl', whose two samples would share rollouts"
         raise ValueError(f"reuse is not defined for {what}; leave it out")
     return reuse_rollouts(rollouts)

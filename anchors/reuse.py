@@ -8,45 +8,46 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
+
 import numpy as np
 from jaxtyping import Float
 
-from anchors.rollouts import Rollout, Rollouts, Store
+from anchors.rollouts import Rollout, Rollouts
 from anchors.stats import Interval, difference_interval, wilson_interval
+
+logger = logging.getLogger(__name__)
 
 
 def reuse_rollouts(rollouts: Rollouts) -> Rollouts:
     """The same rollouts in memory, with every one counted at all boundaries it passes through.
 
     Tokens stay with the boundary a rollout was drawn at, so that the cost is unchanged. Exact where a boundary falls
-    between the tokens the model wrote, as it does after a full stop with the space leading the next word.
+    between the tokens the model wrote, as it does after a full stop with the space leading the next word, and where no
+    rollout was cut off at its token limit (one that was had less room left; the number of those is logged).
 
+    >>> from anchors.trace import Trace
     >>> trace = Trace.from_text("2 + 2?", "It is an easy sum. So it is four.", answer="4")
     >>> texts = [["It is an easy sum. So it is five.", "Cats sleep all day."], [" So it is four."], []]
     >>> [len(reuse_rollouts(Rollouts.from_texts(trace, texts)).at(k)) for k in range(3)]
     [2, 2, 1]
     """
-    trace, edges = rollouts.trace, rollouts.trace.boundaries
-    store = Store(None, rollouts.store.settings)
-    store.claim([trace])
-    found = Rollouts(store, trace, kind=rollouts.kind)
+    edges, text = rollouts.trace.boundaries, rollouts.trace.text
+    rows: list[Rollout] = []
     passed: list[Rollout] = []
+    limited = 0
     for position in range(len(edges)):
-        own = rollouts.at(position)
-        here = own + [_moved(r, position, len(own) + i) for i, r in enumerate(passed)]
-        found.add(here)
+        here = [*rollouts.at(position), *passed]
+        limited += sum(r.finish == "length" for r in passed)
+        tokens = [r.tokens for r in here[: len(here) - len(passed)]] + [0] * len(passed)
+        rows += [Rollout(position, i, r.text, t, r.finish) for i, (r, t) in enumerate(zip(here, tokens, strict=True))]
         if position + 1 < len(edges):
-            sentence = trace.text[edges[position] : edges[position + 1]]
-            passed = [_cut(r, len(sentence)) for r in here if r.text.startswith(sentence)]
-    return found
-
-
-def _moved(rollout: Rollout, position: int, sample: int) -> Rollout:
-    return Rollout(position, sample, rollout.text, 0, rollout.finish)
-
-
-def _cut(rollout: Rollout, start: int) -> Rollout:
-    return Rollout(rollout.position, rollout.sample, rollout.text[start:], 0, rollout.finish)
+            sentence = text[edges[position] : edges[position + 1]]
+            passed = [replace(r, text=r.text[len(sentence) :]) for r in here if r.text.startswith(sentence)]
+    if limited:
+        logger.warning("%d reused rollouts of trace %s were cut off at their limit", limited, rollouts.trace.id)
+    return rollouts.held(rows)
 
 
 def passes_on(rollouts: Rollouts, position: int) -> list[bool]:
@@ -67,8 +68,8 @@ def replaced_difference(
 
     `share` counts the rollouts that wrote another sentence, so the product is P(outcome | kept) - P(outcome | written
     anew) with those that wrote the same one counted as kept. The interval recovers variances for a product (MOVER;
-    Zou and Donner 2008) from Wilson's of the share and Newcombe's of the difference. Where nothing was replaced the
-    value is 0 and the interval is the share's upper limit to both sides.
+    Zou and Donner 2008) from Wilson's of the share and Newcombe's of the difference, with the term in both errors, which
+    is what counts where few were replaced. Where none was, the value is 0 and the interval the share's upper limit.
     """  # fmt: skip
     low_share, high_share = wilson_interval(*share, level=level)
     low, high = difference_interval(*kept, *replaced, level=level)
@@ -76,8 +77,10 @@ def replaced_difference(
     with np.errstate(invalid="ignore", divide="ignore"):
         x, p, q = (np.asarray(k / np.where(n > 0, n, np.nan), dtype=float) for k, n in (share, kept, replaced))
     y, low, high = np.where(none, 0.0, p - q), np.where(none, -1.0, low), np.where(none, 1.0, high)
-    reach = np.where(none, high_share, x)
     down = np.where(y >= 0, x - low_share, high_share - x)
     up = np.where(y >= 0, high_share - x, x - low_share)
+    room = high_share - x
+    below = np.sqrt((y * down) ** 2 + (x * (y - low)) ** 2 + (room * (y - low)) ** 2)
+    above = np.sqrt((y * up) ** 2 + (x * (high - y)) ** 2 + (room * (high - y)) ** 2)
     value = x * y
-    return value, Interval(value - np.hypot(y * down, reach * (y - low)), value + np.hypot(y * up, reach * (high - y)))
+    return value, Interval(value - below, value + above)

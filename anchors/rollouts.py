@@ -166,6 +166,14 @@ class Rollouts:
         )
         return rollouts
 
+    def held(self, rows: Iterable[Rollout]) -> Rollouts:
+        """Rollouts of the same trace in memory, made under the same settings: a selection, or a regrouping."""
+        store = Store(None, self.store.settings)
+        store.claim([self.trace])
+        found = Rollouts(store, self.trace, kind=self.kind)
+        found.add(rows)
+        return found
+
     @classmethod
     def open(cls, path: str | Path, *, kind: str = "free") -> list[Rollouts]:
         """All traces' rollouts of a run directory."""

@@ -44,10 +44,9 @@ from anchors import (
 from anchors.lab import world_trace
 from anchors.lab.oracle import WorldModel, same_event
 from anchors.lab.truth import read_trace
-from anchors.lab.worlds import World, load_world
+from anchors.lab.worlds import World, answers_here, load_world
 from anchors.lab.yardstick import Grade, Planted, grade, plant
 from anchors.models import lab_models
-from anchors.rollouts import Store
 from anchors.similarity import default_similarity, lexical
 from anchors.stats import cluster_bootstrap, wilson_interval
 
@@ -133,11 +132,10 @@ def known_traces(world: World, model: Any, wanted: int, seed: int) -> tuple[list
 def follows(world: World, trace: Trace) -> list[Planted]:
     """The planted trace, if it is long enough and on the program."""
     try:
-        reading = read_trace(world, trace)
+        ends = answers_here(world, read_trace(world, trace).states[-1])
     except ValueError:
         return []
-    ended = any(not move.text for move in world.moves(reading.states[-1])) or world.answer(reading.states[-1])
-    return [plant(trace, world)] if ended and trace.answer is not None and len(trace) >= SHORTEST else []
+    return [plant(trace, world)] if trace.answer in ends and len(trace) >= SHORTEST else []
 
 
 def score_trace(
@@ -157,11 +155,7 @@ def score_trace(
 
 def first(run: Rollouts, n: int) -> Rollouts:
     """The first n rollouts of every boundary, in memory."""
-    store = Store(None, run.store.settings)
-    store.claim([run.trace])
-    found = Rollouts(store, run.trace)
-    found.add(r for k in range(len(run.trace) + 1) for r in run.at(k)[:n])
-    return found
+    return run.held(r for k in range(len(run.trace) + 1) for r in run.at(k)[:n])
 
 
 def black_box(planted: Planted, run: Rollouts, world: World, words: str, tokens: int) -> Iterator[tuple[str, Row]]:
@@ -219,7 +213,8 @@ def baselines(planted: Planted) -> Iterator[tuple[str, Row]]:
 def inside(scores: Scores, exact: np.ndarray) -> np.ndarray:
     """[inside, flagged, exact is not zero] for every sentence that has an exact importance and was measured, else NaN."""
     edge, flagged = 1e-9, np.zeros(len(exact))
-    flagged[scores.anchors()] = 1
+    if not np.isnan(scores.p).all():
+        flagged[scores.anchors()] = 1
     hit = (scores.low - edge <= exact) & (exact <= scores.high + edge)
     rows = np.array([hit, flagged, np.abs(exact) > edge], dtype=float)
     rows[:, np.isnan(exact) | np.isnan(scores.values)] = np.nan
@@ -233,7 +228,7 @@ def print_grades(rows: Mapping[str, Sequence[Row]]) -> None:
     print(
         "\nMean over traces [95 %, bootstrap over traces]. rho: Spearman with exact importance within the trace, signed; "
         "size: of absolute values. AUROC: planted anchors against all other sentences; idle: against restatements, "
-        "fillers and decoys. k: the number of planted anchors. Tokens a trace.\n"
+        "fillers and decoys. k: the number of planted anchors. Tokens a trace (words for the world's own rollouts).\n"
     )
     head = ["method", *COLUMNS.values(), "generated tokens", "forward tokens"]
     print_row(head)
@@ -260,10 +255,10 @@ def cell(values: Sequence[float]) -> str:
 
 def print_coverage(rows: Mapping[str, Sequence[Row]]) -> None:
     print(
-        "\nShare of exact importances inside the 95 % interval, and false discoveries: among the sentences called anchors "
-        "at fdr .05, those whose exact importance is zero [95 %, bootstrap over traces].\n"
+        "\nShare of exact importances inside the 95 % interval. False discovery rate at fdr .05: the mean over traces of the "
+        "share of named anchors whose exact importance is zero, 0 where none is named [95 %, bootstrap over traces].\n"
     )
-    print_row(["method", "coverage", "coverage, exact not 0", "anchors named", "false share"])
+    print_row(["method", "coverage", "coverage, exact not 0", "anchors named", "false discovery rate"])
     print_row(["---"] * 5)
     for method, found in rows.items():
         columns = [row.inside[:, ~np.isnan(row.inside[0])] for row in found]
@@ -271,8 +266,10 @@ def print_coverage(rows: Mapping[str, Sequence[Row]]) -> None:
             continue
         hits = [c[0] for c in columns if c.shape[1]]
         moved = [c[0][c[2] == 1] for c in columns if (c[2] == 1).any()]
-        named = [1 - c[2][c[1] == 1] for c in columns if (c[1] == 1).any()]
-        print_row([method, share(hits), share(moved), f"{sum(map(len, named))}", share(named)])
+        named = [1 - c[2][c[1] == 1] for c in columns]
+        rates = [[v.mean() if len(v) else 0.0] for v in named]
+        rate = f"{np.mean(rates):.3f} [{', '.join(f'{end:.3f}' for end in cluster_bootstrap(rates))}]"
+        print_row([method, share(hits), share(moved), f"{sum(map(len, named))}", rate])
 
 
 def share(groups: Sequence[np.ndarray]) -> str:

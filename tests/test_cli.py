@@ -135,6 +135,11 @@ def test_lab_truth_prints_exact_importance_and_roles(run, tmp_path):
     (tmp_path / "other.jsonl").write_text(
         json.dumps(Trace.from_text("2 + 2?", "It is four now.", answer="4").to_json())
     )
+    changed = run("lab", "sample", "--knob", "slip=0", "--knob", "check=0.9", "--seed", "4")[1]
+    (tmp_path / "changed.jsonl").write_text(changed)
+    rows = json.loads(run("lab", "truth", tmp_path / "changed.jsonl", "--json")[1])["sentences"]
+    steps = [row for row in rows if " = " in row["text"] and row["role"] == "needed"]
+    assert steps and all(abs(row["counterfactual"] or 0) < 1e-9 for row in steps[-1:])
     code, _, err = run("lab", "truth", tmp_path / "other.jsonl")
     assert code == 2 and "does not name its world; give --world" in err
     code, _, err = run("lab", "truth", tmp_path / "other.jsonl", "--world", "maze")
@@ -156,6 +161,14 @@ def test_lab_knobs_and_recipes_are_read_and_refused(run, tmp_path):
     for words, message in (
         (("sample", "--knob", "length"), "is not NAME=VALUE with a JSON value"),
         (("sample", "--knob", "speed=1"), "has no knob 'speed'"),
+        (("sample", "--knob", "length=3"), "knob length of `expression` is 3"),
+        (("sample", "--knob", 'slip="x"'), "it is of the kind of its default 0.04"),
+        (("sample", "--knob", "slip=2"), "it is a probability, between 0 and 1"),
+        (("sample", "--knob", 'format="draft"'), "use --format draft"),
+        (
+            ("sample", "--world", "alchemy", "--knob", 'tasks=["rotate"]'),
+            "it holds sequences of rotate, shift, reverse",
+        ),
         (("train", tmp_path / "x", "--recipe", "nobody"), "no recipe is called 'nobody'; there are reasoner"),
         (("train", tmp_path / "x", "--regime", "upside_down"), "regime 'upside_down' is unknown"),
     ):

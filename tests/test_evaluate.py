@@ -41,6 +41,26 @@ def test_sentences_off_the_program_count_as_off_it_and_as_wrong_steps(name):
     assert found.steps_right < found.steps_ceiling - 0.1
 
 
+class Hasty(WorldModel):
+    """Answers at once, with an answer the program could reach."""
+
+    def generate(self, jobs, *, sampling, seed, batch_size=256):
+        for job, completion in super().generate(jobs, sampling=sampling, seed=seed):
+            yield job, Completion("\n</think>" + completion.text.split("\n</think>")[1], 5, completion.finish)
+
+
+def test_a_trace_that_stops_where_the_program_goes_on_is_off_it():
+    world = load_world("expression")
+    found = written_traces(Hasty(world), world, problems=20)
+    assert found.answered == 1 and found.on_program == 0
+
+
+def test_use_of_the_trace_is_not_measured_where_every_trace_ends_right():
+    world = load_world("expression", slip=0, right_plan=1)
+    used = trace_use(load_model("lab/reasoner"), world, problems=3)
+    assert used.handed == 0 and np.isnan(used.follows_wrong)
+
+
 def test_a_model_without_steps_has_no_share_of_right_ones():
     world = load_world("null")
     assert np.isnan(written_traces(WorldModel(world), world, problems=5).steps_right)

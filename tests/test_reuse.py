@@ -13,6 +13,7 @@ from anchors.lab.oracle import WorldModel, same_event
 from anchors.lab.truth import truth_scores
 from anchors.lab.worlds import load_world
 from anchors.reuse import passes_on, replaced_difference, reuse_rollouts
+from anchors.rollouts import Rollout
 
 TRACE = Trace.from_text("2 + 2?", "It is an easy sum. So it is four. That is all there is.", answer="4")
 OWN = [" ".join(s.text.strip() for s in TRACE.sentences[k:]) for k in range(3)]
@@ -62,8 +63,38 @@ def test_without_shared_sentences_reuse_changes_no_value():
     np.testing.assert_allclose(plain.p, reused.p)
 
 
+def test_gaps_in_the_samples_of_an_interrupted_run_lose_nothing():
+    edges = TRACE.boundaries
+    own = TRACE.text[edges[0] : edges[1]]
+    run = rollouts([own + f"x{i}.</think>@" for i in range(4)], [], [], [])
+    run.add(Rollout(1, s, f"y{s}.</think>@", 5, "length" if s else "stop") for s in (0, 3, 5))
+    found = reuse_rollouts(run)
+    assert sorted(r.text[:2] for r in found.at(1)) == ["x0", "x1", "x2", "x3", "y0", "y3", "y5"]
+    assert found.cost().tokens == 15
+
+
+def test_rollouts_cut_off_at_their_limit_are_counted_aloud(caplog):
+    edges = TRACE.boundaries
+    run = rollouts([], [], [], [])
+    run.add([Rollout(0, 0, TRACE.text[edges[0] : edges[1]] + "x", 9, "length")])
+    reuse_rollouts(run)
+    assert "1 reused rollouts of trace" in caplog.text
+
+
+def test_what_passed_on_is_kept_even_where_its_first_sentence_looks_different():
+    trace = Trace.from_text("How long?", "The side measures 3. So it is three.", answer="3")
+    kept = trace.text[trace.boundaries[0] : trace.boundaries[1]].rstrip() + "5 in metric.</think>\\boxed{3}"
+    run = Rollouts.from_texts(
+        trace, [[kept] * 6 + ["Cats sleep all day.</think>\\boxed{4}"] * 6, ["A.</think>\\boxed{3}"] * 6, []]
+    )
+    scores = counterfactual_importance(run, reuse=True)
+    assert scores.values[0] == 1.0
+
+
 def test_what_reuse_cannot_do_is_refused():
     run = rollouts(["@"], ["@"], ["@"], ["@"])
+    with pytest.raises(ValueError, match="reuse is not defined for metric 'kl'"):
+        counterfactual_importance(run, reuse=True, metric="kl")
     with pytest.raises(ValueError, match="reuse is not defined for metric 'kl'"):
         resampling_importance(run, reuse=True, metric="kl")
     with pytest.raises(ValueError, match="reuse is not defined for compat='paper'"):
@@ -71,16 +102,17 @@ def test_what_reuse_cannot_do_is_refused():
 
 
 def test_the_interval_of_a_product_against_simulation():
-    """MOVER covers share * (p - q) in 93 to 99 % of draws over a grid, and never less."""
+    """At least 93 % of draws over a grid that reaches down to one or two replaced rollouts."""
     rng = np.random.default_rng(0)
-    for share, p, q in ((0.04, 0.9, 0.2), (0.5, 0.7, 0.3), (0.9, 0.2, 0.6), (0.2, 0.5, 0.5)):
-        total, draws = 200, 2000
+    grid = ((0.02, 1.0, 0.5, 100), (0.02, 0.95, 0.5, 100), (0.01, 1.0, 0.3, 300), (0.04, 0.9, 0.2, 200))
+    for share, p, q, total in (*grid, (0.5, 0.7, 0.3, 200), (0.9, 0.2, 0.6, 200), (0.2, 0.5, 0.5, 200)):
+        draws = 2000
         replaced = rng.binomial(total, share, draws)
         kept_n, n = 100 + total - replaced, replaced
         kept, other = rng.binomial(kept_n, p), rng.binomial(n, q)
         _, (low, high) = replaced_difference((replaced, np.full(draws, total)), (kept, kept_n), (other, n))
         truth = share * (p - q)
-        assert 0.93 <= ((low <= truth) & (truth <= high)).mean() <= 0.995
+        assert ((low <= truth) & (truth <= high)).mean() >= 0.93
 
 
 @pytest.mark.parametrize("name", ["expression", "alchemy"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import numpy as np
@@ -118,6 +119,23 @@ def test_dependencies_follow_the_facts_a_sentence_uses():
         elif event == "filler":
             assert used == []
     assert not graph[:, events.index("filler")].any()
+
+
+def test_a_check_depends_on_every_step_and_a_draft_on_what_it_leaves_out():
+    for name, form in (("expression", "verbose"), ("alchemy", "verbose"), ("expression", "draft")):
+        world, seen = load_world(name, format=form, slip=0.3), 0
+        for seed in range(40):
+            moves = read_trace(world, world_trace(world, seed=seed)).moves
+            graph, events = dependency_graph(moves), [m.state.event.split()[0] for m in moves]
+            if "found" in events and "reconsider" not in events:
+                seen += 1
+                verdict = events.index("found")
+                steps = [i for i, event in enumerate(events[:verdict]) if event in ("step", "slip")]
+                assert graph[verdict, steps].all()
+            if form == "draft" and "restart" not in events and "reconsider" not in events and "found" not in events:
+                steps = [i for i, event in enumerate(events) if event in ("step", "slip")]
+                assert all(graph[b, a] for a, b in itertools.pairwise(steps))
+        assert seen >= 3
 
 
 def test_a_sentence_nothing_depends_on_changes_no_later_step():

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def world_trace(world: World, *, seed: int) -> Trace:
     """A trace the world itself wrote, with its categories; target is the gold answer."""
-    from anchors.lab.worlds import write
+    from anchors.lab.worlds import changed_knobs, write
 
     rng = random.Random(f"{world.name} {seed}")
     problem = world.problem(rng)
@@ -27,6 +27,6 @@ def world_trace(world: World, *, seed: int) -> Trace:
         target=world.gold(problem),
         answer=answer,
         sentences=sentences,
-        meta={"world": world.name, "seed": seed},
+        meta={"world": world.name, "seed": seed, "knobs": changed_knobs(world)},
     )
     return trace.with_categories([move.category for move in written.moves])

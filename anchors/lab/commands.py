@@ -74,6 +74,8 @@ def _knobs(given: list[str] | None) -> dict[str, Any]:
     knobs = {}
     for text in given or []:
         name, _equals, value = text.partition("=")
+        if name == "format":
+            raise ValueError("the format is no knob; use --format draft")
         try:
             knobs[name] = _hashable(json.loads(value))
         except json.JSONDecodeError as error:
@@ -107,7 +109,8 @@ def _show_truth(trace: Any, name: str, knob: list[str] | None, json_output: bool
     from anchors.lab.yardstick import plant
 
     form = "draft" if name.endswith("-draft") else "verbose"
-    planted = plant(trace, load_world(name.removesuffix("-draft"), format=form, **_knobs(knob)))
+    knobs = {k: _hashable(v) for k, v in trace.meta.get("knobs", {}).items()} | _knobs(knob)
+    planted = plant(trace, load_world(name.removesuffix("-draft"), format=form, **knobs))
     columns = {"role": planted.roles, "resampling": planted.resampling, "counterfactual": planted.counterfactual}
     rows = [
         {"sentence": i, "text": sentence.text.strip(), "p_before": planted.p[i], "p_after": planted.p[i + 1]}

@@ -1,8 +1,8 @@
 """How well a small model learned its world: steps, answers, distance from exact truth, and what it does with a trace.
 
-1. The model reasons on held-out problems. Its traces are read by the program: a step (a computation or a
-   recalled fact) is right unless it is an anchor; where the text leaves the program, the trace counts as off it, and as a
-   wrong step if one was due.
+1. The model reasons on freshly drawn problems (the shortest recur in training). Its traces are read by the program: a
+   step (a computation or a recalled fact) is right unless it is an anchor; where the text leaves the program, the trace
+   counts as off it, and as a wrong step if one was due.
 2. Calibration: at every boundary of traces the world wrote, n rollouts against the exact answer distribution.
 3. Use of the trace: answers forced after the model is handed a whole trace of its own problem that ends on a wrong
    answer, a right trace of another problem, and no trace at all.
@@ -19,7 +19,7 @@ import numpy as np
 
 from anchors.answers import NO_ANSWER, extract_answer
 from anchors.lab.truth import answer_distribution
-from anchors.lab.worlds import Move, World, read_moves, write
+from anchors.lab.worlds import Move, World, answers_here, read_moves, write
 from anchors.models.base import Job, Model, Sampling
 from anchors.splitting import split_sentences
 
@@ -70,7 +70,7 @@ class TraceUse(NamedTuple):
 
 
 def written_traces(model: Model, world: World, *, problems: int = 200, seed: int = 0) -> Traces:
-    """Let the model reason on `problems` held-out problems and read what it wrote."""
+    """Let the model reason on `problems` freshly drawn problems and read what it wrote."""
     rng = random.Random(f"held out {seed}")
     drawn = [world.problem(rng) for _ in range(problems)]
     completions = _continuations(model, [world.prompt(p) for p in drawn], seed=seed)
@@ -115,7 +115,7 @@ def _read(world: World, problem: object, text: str) -> _Reading:
             chances.append(_share_right(due))
     whole = len(moves) == len(sentences)
     ending = text[len(reasoning) :]
-    follows = whole and any(ending == world.ending(a) for a in answer_distribution(world, states[-1]))
+    follows = whole and any(ending == world.ending(answer) for answer in answers_here(world, states[-1]))
     return _Reading(follows, len(right), sum(right), float(sum(chances)))
 
 
@@ -156,13 +156,17 @@ def trace_use(model: Any, world: World, *, problems: int = 200, seed: int = 0) -
     """What forced answers follow: the trace that was handed over, or the question."""
     rng = random.Random(f"trace use {seed}")
     asked, wrong, swapped = [], [], []
-    while len(asked) < problems:
+    for _ in range(10 * problems):
+        if len(asked) == problems:
+            break
         problem, other = world.problem(rng), world.problem(rng)
         bad, good = _ending_on(world, problem, rng, right=False), _ending_on(world, other, rng, right=True)
         if bad is not None and good is not None and world.gold(other) != world.gold(problem):
             asked.append(problem)
             wrong.append(bad)
             swapped.append((good[0], world.gold(other)))
+    if len(asked) < problems:  # the world ends right whatever it writes, or wrong
+        return TraceUse(len(asked), *[float("nan")] * 5)
     gold = [world.gold(p) for p in asked]
     given_wrong = _forced(model, world, asked, [reasoning for reasoning, _ in wrong], seed)
     given_swapped = _forced(model, world, asked, [reasoning for reasoning, _ in swapped], seed)
@@ -178,8 +182,8 @@ def trace_use(model: Any, world: World, *, problems: int = 200, seed: int = 0) -
 
 
 def _ending_on(world: World, problem: Any, rng: random.Random, *, right: bool) -> tuple[str, str] | None:
-    """A trace of the problem that ends on the right or on a wrong answer, within 50 tries."""
-    for _ in range(50):
+    """A trace of the problem that ends on the right or on a wrong answer, within 20 tries."""
+    for _ in range(20):
         written = write(world, problem, rng)
         answer = world.answer(written.end)
         if answer is not None and (answer == world.gold(problem)) == right:

@@ -83,7 +83,7 @@ def _training(folder: Path) -> dict[str, Any]:
 
 
 MEANINGS: Final = {
-    "traces": "held-out problems the model reasoned on",
+    "traces": "freshly drawn problems the model reasoned on",
     "steps_right": "share of its steps that are right",
     "steps_ceiling": "what a perfect copy of the program gets",
     "on_program": "traces the program could have written word for word",

@@ -1,12 +1,12 @@
 """Train a small reasoning model on a world.
 
-1. The tokenizer is a byte-level BPE with enough merges that every word of the world and every " 7" is one token, or
+1. The tokenizer is a byte-level BPE with enough merges that every word of its verbose traces and every " 7" is one token, or
    a character tokenizer (the same bytes without merges).
 2. Each step draws fresh documents from (seed, step), so a resumed run sees exactly the data it would have seen.
 3. A document is prompt + reasoning + answer + end token, one to a row; the loss covers everything after the prompt.
 4. Muon moves the weight matrices, AdamW the rest; the learning rate is warm, flat, then linear to zero.
 5. Every `save_every` steps weights and optimiser state go to disk; the same call continues from there. Right answers
-   and right steps on held-out problems are shown there too: loss hides a model that never reads its prompt.
+   and right steps on freshly drawn problems are shown there too: loss hides a model that never reads its prompt.
 
 Recipe facts (initialisation, tokenisation, Muon) come from a feasibility run on a sibling world.
 """
@@ -160,7 +160,8 @@ def _rate(step: int, recipe: Recipe) -> float:
 def train(recipe: Recipe, out: str | Path, *, save_every: int = 500, held_out: int = 100) -> Path:
     """Train to `recipe.steps`, continuing from the last checkpoint in `out`; leaves a Hugging Face directory there.
 
-    With every checkpoint the model reasons on `held_out` problems it never saw, for the progress bar and the log.
+    With every checkpoint the model reasons on `held_out` fresh problems, for the progress bar and the log. Runs on a GPU
+    where torch finds one.
 
     Raises:
         ValueError: `out` was trained with another recipe, or the recipe names an unknown world, knob or regime.
@@ -170,7 +171,7 @@ def train(recipe: Recipe, out: str | Path, *, save_every: int = 500, held_out: i
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer(world, recipe.tokenizer)
-    model = build_model(recipe, len(tokenizer))
+    model = build_model(recipe, len(tokenizer)).to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore
     optimisers = _optimisers(model, recipe)
     checkpoint = folder / CHECKPOINT
     first, seconds = _resume(checkpoint, recipe, model, optimisers)
@@ -204,7 +205,7 @@ def answer_stub(world: World) -> AnswerStub:
 def _held_out(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world: World, sampling: Sampling, problems: int
 ) -> dict[str, str]:
-    """Shares of right answers and right steps on held-out problems, by a copy of the model as it stands."""
+    """Shares of right answers and right steps on fresh problems, by a copy of the model as it stands."""
     from anchors.lab.evaluate import written_traces
     from anchors.models.lens import LensModel
 
@@ -220,7 +221,7 @@ def _step(
     rate: float,
     recipe: Recipe,
 ) -> float:
-    ids, labels = data
+    ids, labels = (tensor.to(model.device) for tensor in data)
     model.train()
     with torch.autocast(ids.device.type, torch.bfloat16, enabled=recipe.bfloat16):
         logits = model(input_ids=ids).logits[:, :-1].float()
@@ -261,7 +262,7 @@ def _resume(
     """The step to go on from and the seconds spent so far."""
     if not path.exists():
         return 0, 0.0
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, weights_only=True, map_location=model.device)
     if state["recipe"] != asdict(recipe):
         changed = {k for k, v in asdict(recipe).items() if state["recipe"].get(k) != v}
         raise ValueError(f"{path} was trained with another recipe ({', '.join(sorted(changed))}); use another folder")

@@ -44,7 +44,7 @@ class Planted(NamedTuple):
 
     @property
     def idle(self) -> Bool[np.ndarray, " sentence"]:
-        """Sentences planted to do nothing: restatements, fillers and decoys."""
+        """Sentences planted as restatement, filler or decoy; a few have a small effect, since they take another's place."""
         return np.array([role in ("restatement", "filler", "decoy") for role in self.roles])
 
 

@@ -28,7 +28,7 @@ ZOO = Path(__file__).parent.parent / "lab" / "zoo"
 
 def lab_models() -> list[str]:
     """Names of the models that ship with the package."""
-    return sorted(path.parent.name for path in ZOO.glob("*/config.json"))
+    return sorted(path.parent.name for path in ZOO.glob("*/card.json"))
 
 
 def load_model(model: Any, *, check: bool = True, **options: Any) -> LensModel:

@@ -123,11 +123,38 @@ def load_world(name: str, **knobs: Any) -> World:
         raise ValueError(f"no format is called {form!r}; the formats are {', '.join(FORMATS)}")
     world = import_module(f"anchors.lab.worlds.{name}").WORLD
     known = [field.name for field in fields(world) if field.name != "name"]
-    for knob in knobs:
+    for knob, value in knobs.items():
         if knob not in known:
             raise ValueError(f"`{name}` has no knob {knob!r}; its knobs are {', '.join(known)}")
+        _check_knob(name, knob, value, getattr(world, knob))
     world = replace(world, **knobs) if knobs else world
     return Drafted(world) if form == "draft" else world
+
+
+def _check_knob(world: str, knob: str, value: Any, default: Any) -> None:
+    """A knob is of its default's kind; numbers with a fraction are probabilities, `length` is (shortest, longest)."""
+    kind = (int, float) if isinstance(default, float) else type(default)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(f"knob {knob} of `{world}` is {value!r}; it is of the kind of its default {default!r}")
+    if isinstance(default, float) and not 0 <= value <= 1:
+        raise ValueError(f"knob {knob} of `{world}` is {value}; it is a probability, between 0 and 1")
+    pair = len(value) == 2 and all(isinstance(v, int) for v in value) if knob == "length" else True
+    if not pair or (knob == "length" and not 0 < value[0] <= value[1]):
+        raise ValueError(f"knob length of `{world}` is {value!r}; it is a pair (shortest, longest), as {default!r}")
+
+
+def changed_knobs(world: World) -> dict[str, Any]:
+    """The knobs of a world that differ from its defaults, in its base for a draft."""
+    base = world.base if isinstance(world, Drafted) else world
+    default = import_module(f"anchors.lab.worlds.{base.name}").WORLD
+    names = [field.name for field in fields(base)]  # type: ignore[arg-type]
+    return {name: getattr(base, name) for name in names if getattr(base, name) != getattr(default, name)}
+
+
+def answers_here(world: World, state: Any) -> set[str]:
+    """The answers a trace may end on right at a state; empty where the program must go on writing."""
+    ends = [state, *(move.state for move in world.moves(state) if not move.text)]
+    return {answer for answer in map(world.answer, ends) if answer is not None}
 
 
 @dataclass(frozen=True)
@@ -182,7 +209,7 @@ def _draft_moves(base: World, state: Any) -> tuple[Move, ...]:
         if move.text and move.draft == "" and base.answer(move.state) is not None:
             passed = [replace(move, text="", draft=None)]
         elif move.text and move.draft == "":
-            passed = [replace(m, probability=m.probability * move.probability) for m in _draft_moves(base, move.state)]
+            passed = [_after(move, m) for m in _draft_moves(base, move.state)]
         else:
             passed = [replace(move, text=move.text if move.draft is None else move.draft, draft=None)]
         for found in passed:
@@ -190,6 +217,14 @@ def _draft_moves(base: World, state: Any) -> tuple[Move, ...]:
             seen = merged[key].probability if key in merged else 0.0
             merged[key] = replace(found, probability=found.probability + seen)
     return tuple(merged.values())
+
+
+def _after(skipped: Move, move: Move) -> Move:
+    """A move that also stands for a sentence left out before it."""
+    reads = dict.fromkeys([*skipped.reads, *(fact for fact in move.reads if fact not in skipped.writes)])
+    writes = dict.fromkeys([*skipped.writes, *move.writes])
+    probability = move.probability * skipped.probability
+    return replace(move, probability=probability, reads=tuple(reads), writes=tuple(writes))
 
 
 def step(world: World, state: Any, rng: random.Random) -> Move | None:

@@ -116,6 +116,8 @@ class AlchemyWorld:
     def __post_init__(self) -> None:
         if self.noise_part not in PARTS:
             raise ValueError(f"noise_part is {self.noise_part!r}; use one of {', '.join(PARTS)}")
+        if not self.tasks or not all(isinstance(t, tuple) and t and set(t) <= set(OPERATIONS) for t in self.tasks):
+            raise ValueError(f"tasks is {self.tasks!r}; it holds sequences of {', '.join(OPERATIONS)}")
 
     def problem(self, rng: random.Random) -> Problem:
         letters = [rng.choice(self.letters) for _ in range(rng.randint(*self.length))]
@@ -221,9 +223,11 @@ def _rule(world: AlchemyWorld, state: State) -> tuple[Move, ...]:
         "reverse": [("Reverse turns the order around.", "reverse: turn around.")],
     }[operation]
 
+    left = len(state.rest)
+
     def recalled(p: float, index: int, role: str, to: State) -> Move:
         text, draft = rules[index]
-        return Move(p, text, "fact_retrieval", role, to, ("order",), ("rule",), draft)
+        return Move(p, text, "fact_retrieval", role, to, ("order",), (f"rule {left}",), draft)
 
     if len(rules) == 1:
         return (recalled(1.0, 0, "restatement", right),)
@@ -234,7 +238,7 @@ def _rule(world: AlchemyWorld, state: State) -> tuple[Move, ...]:
 
 
 def _compute(world: AlchemyWorld, state: State) -> tuple[Move, ...]:
-    operation = state.rest[0]
+    operation, left = state.rest[0], len(state.rest)
     exact = apply(state.element, operation, rot_n=world.rot_n, right=state.right_rule)
     results = [(exact, 1 - world.slip)]
     for at in range(len(exact)):
@@ -254,7 +258,7 @@ def _compute(world: AlchemyWorld, state: State) -> tuple[Move, ...]:
             slipped=state.slipped or slip,
             event=f"{'slip' if slip else 'step'} {text}",
         )
-        role, reads, writes = "anchor" if slip else "needed", ("rule", "element"), ("element", "slip")
+        role, reads, writes = "anchor" if slip else "needed", (f"rule {left}", "element"), ("element", f"slip {left}")
         draft = f"{operation}: {text}."
         moves.append(
             Move(p, f"{operation.title()} gives {text}.", "active_computation", role, to, reads, writes, draft)
@@ -279,15 +283,29 @@ def _between(world: AlchemyWorld, state: State) -> tuple[Move, ...]:
     again = replace(state, phase="restart", strayed=False, careful=True, event="reconsider")
     text = "Wait, that was not right."
     category = "uncertainty_management"
-    wait = Move(1.0, text, category, "anchor", again, ("order", "rule"), ("restart", "order"), "Wait, not right.")
+    wait = Move(
+        1.0,
+        text,
+        category,
+        "anchor",
+        again,
+        ("order", *_facts("rule", state)),
+        ("restart", "order"),
+        "Wait, not right.",
+    )
     return either([wait], world.reconsider, lambda: (move,))
+
+
+def _facts(name: str, state: State) -> tuple[str, ...]:
+    """The facts of every operation of the problem, named by the operations left before it."""
+    return tuple(f"{name} {left}" for left in range(1, len(state.problem[1]) + 1))
 
 
 def _restart(world: AlchemyWorld, state: State) -> tuple[Move, ...]:
     element, operations = state.problem
     to = State(state.problem, element, operations, "rule", careful=True, checked=state.checked, event="restart")
     text = " ".join(element)
-    kind, writes = ("problem_setup", "needed"), ("element", "order", "slip")
+    kind, writes = ("problem_setup", "needed"), ("element", "order", *_facts("slip", state))
     return (Move(1.0, f"Start again from {text}.", *kind, to, ("restart",), writes, f"again from {text}."),)
 
 
@@ -295,14 +313,14 @@ def _finish(world: AlchemyWorld, state: State) -> tuple[Move, ...]:
     to = replace(state, phase="verdict", checked=True, event="check")
     role = "anchor" if state.slipped else "filler"
     check = Move(
-        1.0, "Let me check the letters.", "self_checking", role, to, ("element",), ("check",), "Check letters."
+        1.0, "Let me check the letters.", "self_checking", role, to, _facts("slip", state), ("check",), "Check letters."
     )
     end = replace(state, phase="end", event="end")
     return either([check], world.check, lambda: (Move(1.0, "", "final_answer_emission", "restatement", end),))
 
 
 def _verdict(world: AlchemyWorld, state: State) -> tuple[Move, ...]:
-    reads = ("check", "slip")
+    reads = ("check", *_facts("slip", state))
     if state.slipped:
         to = replace(state, phase="restart", careful=True, event="found slip")
         return (Move(1.0, "One letter is wrong.", "self_checking", "anchor", to, reads, ("restart",), "One is wrong."),)

@@ -37,6 +37,7 @@ Expression = tuple[Any, ...]
 OPERATORS = ("+", "-", "*", "max", "min")
 
 FILLERS = ("Okay, let me think.", "Let me take it slowly.", "This needs some care.", "Let me keep going.")
+DECOYS = tuple(f"Note that {a} + {(a + 3) % 10} = {(2 * a + 3) % 10}." for a in range(10))
 RIGHT_PLAN, WRONG_PLAN = "I will multiply first.", "I will go left to right."
 
 
@@ -148,7 +149,7 @@ class ExpressionWorld:
 
     def meaning(self, sentence: str) -> str:
         text = sentence.strip()
-        return "filler" if text in FILLERS else text
+        return "filler" if text in FILLERS else "decoy" if text in DECOYS else text
 
     def moves(self, state: State) -> tuple[Move, ...]:
         return _moves(self, state)
@@ -194,6 +195,7 @@ def _compute(world: ExpressionWorld, state: State) -> tuple[Move, ...]:
     at = next_operator(expr, multiply_first=bool(state.multiply_first))
     a, op, b = expr[at - 1 : at + 2]
     right = apply(a, op, b)
+    here = _slips(expr)[-1]
     moves = []
     for r in range(10):
         slip = r != right
@@ -209,8 +211,13 @@ def _compute(world: ExpressionWorld, state: State) -> tuple[Move, ...]:
         if p > 0:
             role = "anchor" if slip else "needed"
             text = f"{a} {op} {b} = {r}."
-            moves.append(Move(p, text, "active_computation", role, to, ("plan", "rest"), ("step", "slip")))
+            moves.append(Move(p, text, "active_computation", role, to, ("plan", "rest"), ("step", here)))
     return tuple(moves)
+
+
+def _slips(expr: Expression) -> tuple[str, ...]:
+    """Facts that say whether each step slipped, named by the operators left before it; the next step's comes last."""
+    return tuple(f"slip {left}" for left in range(1, (len(expr) - 1) // 2 + 1))
 
 
 def _again(world: ExpressionWorld, state: State) -> tuple[Move, ...]:
@@ -243,11 +250,9 @@ def _between(world: ExpressionWorld, state: State) -> tuple[Move, ...]:
 
 
 def _decoys(state: State) -> tuple[Move, ...]:
-    """A true sum of two digits that nothing reads; a = 0..9 with b = a + 3 modulo 10."""
+    """A true sum of two digits that nothing reads."""
     to = replace(state, phase="ready", event="decoy")
-    sums = [(a, (a + 3) % 10) for a in range(10)]
-    texts = [f"Note that {a} + {b} = {apply(a, '+', b)}." for a, b in sums]
-    return tuple(Move(0.1, text, "fact_retrieval", "decoy", to, draft="") for text in texts)
+    return tuple(Move(1 / len(DECOYS), text, "fact_retrieval", "decoy", to, draft="") for text in DECOYS)
 
 
 def _ready(world: ExpressionWorld, state: State) -> tuple[Move, ...]:
@@ -257,20 +262,20 @@ def _ready(world: ExpressionWorld, state: State) -> tuple[Move, ...]:
 def _restart(world: ExpressionWorld, state: State) -> tuple[Move, ...]:
     to = replace(state, rest=state.problem, phase="compute", slipped=False, event="restart")
     text = f"Start again from {render(state.problem)}."
-    return (Move(1.0, text, "problem_setup", "needed", to, ("restart",), ("rest", "slip"), ""),)
+    return (Move(1.0, text, "problem_setup", "needed", to, ("restart",), ("rest", *_slips(state.problem)), ""),)
 
 
 def _finish(world: ExpressionWorld, state: State) -> tuple[Move, ...]:
     to = replace(state, phase="verdict", checked=True, event="check")
     role = "anchor" if state.slipped else "filler"
     text = "Let me check the steps."
-    check = Move(1.0, text, "self_checking", role, to, ("slip",), ("check",), "Check the steps.")
+    check = Move(1.0, text, "self_checking", role, to, _slips(state.problem), ("check",), "Check the steps.")
     end = replace(state, phase="end", event="end")
     return either([check], world.check, lambda: (Move(1.0, "", "final_answer_emission", "restatement", end),))
 
 
 def _verdict(world: ExpressionWorld, state: State) -> tuple[Move, ...]:
-    reads = ("check", "slip")
+    reads = ("check", *_slips(state.problem))
     if state.slipped:
         to = replace(state, phase="restart", event="found slip")
         return (Move(1.0, "One step was wrong.", "self_checking", "anchor", to, reads, ("restart",), "One is wrong."),)

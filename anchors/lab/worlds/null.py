@@ -6,6 +6,7 @@ Problem: ``Think of a number under 10 about 4.`` Every exact importance is zero,
 |---|---|---|---|
 | sentence | ``{verb} {digit} for now.``, verb and digit at random | by verb, decoy | sentence, or end |
 | | with p .3 one of four phrases | plan_generation, filler | sentence, or end |
+| every third | ``Now go on from there.``; p .05 a phrase | result_consolidation, decoy / filler | sentence, or end |
 | end | after 8 sentences with p .3 each time, after 14 for sure | | answer |
 
 The answer is the number in the question plus 4, modulo 10, with probability .5 (that is the gold answer), else any other
@@ -22,6 +23,7 @@ from functools import lru_cache
 from anchors.lab.worlds import Move, either
 
 FILLERS = ("Okay, let me think.", "Let me take it slowly.", "This needs some care.", "Let me keep going.")
+USUAL = "Now go on from there."
 VERBS = {
     "Take": "problem_setup",
     "Recall": "fact_retrieval",
@@ -49,6 +51,7 @@ class NullWorld:
     name: str = "null"
     length: tuple[int, int] = (8, 14)
     filler: float = 0.3
+    unusual: float = 0.05
     stop: float = 0.3
     gold_share: float = 0.5
 
@@ -108,6 +111,9 @@ def _sentences(world: NullWorld, state: State) -> tuple[Move, ...]:
     to = replace(state, written=state.written + 1)
     filler = replace(to, event="filler")
     fillers = [Move(1 / len(FILLERS), text, "plan_generation", "filler", filler) for text in FILLERS]
+    if state.written % 3 == 2:
+        usual = Move(1.0, USUAL, "result_consolidation", "decoy", replace(to, event=USUAL))
+        return either(fillers, world.unusual, lambda: (usual,))
     p = 1 / (10 * len(VERBS))
     words = [(f"{verb} {digit} for now.", category) for verb, category in VERBS.items() for digit in range(10)]
     decoys = [Move(p, text, category, "decoy", replace(to, event=text)) for text, category in words]

@@ -28,7 +28,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice, pairwise
 from typing import Final
@@ -87,7 +87,7 @@ class State:
     mistaken: bool = False
     careful: bool = False
     checked: bool = False
-    event: str = ""
+    event: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
