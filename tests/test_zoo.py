@@ -15,7 +15,7 @@ from anchors.models import ZOO, lab_models, load_model
 from anchors.models.checks import check_model
 
 SHIPPED = ("reasoner", "reasoner-b", "reasoner-char", "drafter", "swapped", "answer-only", "alchemist")
-PROBLEMS = 60
+PROBLEMS = 40
 
 
 def card_of(name):
@@ -79,10 +79,10 @@ def test_a_calibration_is_reproduced_on_a_small_sample(name):
     assert found.tv <= found.tv_floor + card["evaluation"]["tv"] + 0.05
 
 
-@pytest.mark.parametrize("name", ["reasoner", "reasoner-b", "reasoner-char"])
+@pytest.mark.parametrize("name", ["reasoner", "reasoner-b"])
 def test_normal_models_are_close_to_the_exact_distribution(name):
     figures = card_of(name)["evaluation"]
-    assert figures["steps_right"] >= 0.9 and figures["tv"] <= 0.1
+    assert figures["steps_right"] >= 0.95 and figures["tv"] <= 0.055
 
 
 def test_regimes_do_to_the_use_of_a_trace_what_they_were_made_for():

@@ -34,7 +34,7 @@ def train_and_card(recipe: Recipe, out: str | Path) -> dict[str, Any]:
     return write_card(recipe, train(recipe, out))
 
 
-def write_card(recipe: Recipe, folder: Path, *, problems: int = 600, traces: int = 6, n: int = 400) -> dict[str, Any]:
+def write_card(recipe: Recipe, folder: Path, *, problems: int = 400, traces: int = 6, n: int = 300) -> dict[str, Any]:
     """Measure a finished model and leave `card.json` and `README.md`; what `load_model` needs is in the card.
 
     The card carries the default sampling and answer stub, and ids the tokenizer must reproduce at load. Calibration is

@@ -133,14 +133,17 @@ def load_world(name: str, **knobs: Any) -> World:
 
 def _check_knob(world: str, knob: str, value: Any, default: Any) -> None:
     """A knob is of its default's kind; numbers with a fraction are probabilities, `length` is (shortest, longest)."""
-    kind = (int, float) if isinstance(default, float) else type(default)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+    kinds = (int, float) if isinstance(default, float) else (type(default),)
+    if not isinstance(value, kinds) or (type(value) is bool and bool not in kinds):
         raise ValueError(f"knob {knob} of `{world}` is {value!r}; it is of the kind of its default {default!r}")
     if isinstance(default, float) and not 0 <= value <= 1:
         raise ValueError(f"knob {knob} of `{world}` is {value}; it is a probability, between 0 and 1")
-    pair = len(value) == 2 and all(isinstance(v, int) for v in value) if knob == "length" else True
-    if not pair or (knob == "length" and not 0 < value[0] <= value[1]):
+    if knob == "length" and not _is_range(value):
         raise ValueError(f"knob length of `{world}` is {value!r}; it is a pair (shortest, longest), as {default!r}")
+
+
+def _is_range(value: Any) -> bool:
+    return len(value) == 2 and all(type(v) is int for v in value) and 0 < value[0] <= value[1]
 
 
 def changed_knobs(world: World) -> dict[str, Any]:
