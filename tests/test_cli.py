@@ -157,7 +157,7 @@ def test_lab_list_and_show_name_models_and_worlds(run):
 
 def test_lab_knobs_and_recipes_are_read_and_refused(run, tmp_path):
     code, out, _ = run("lab", "sample", "--knob", "length=[3,3]", "--knob", "slip=0")
-    assert code == 0 and len(json.loads(out)["prompt"].split()) == 8
+    assert code == 0 and len(json.loads(out)["prompt"].split()) == 9
     for words, message in (
         (("sample", "--knob", "length"), "is not NAME=VALUE with a JSON value"),
         (("sample", "--knob", "speed=1"), "has no knob 'speed'"),
@@ -178,7 +178,9 @@ def test_lab_knobs_and_recipes_are_read_and_refused(run, tmp_path):
 
 def test_score_with_reuse_keeps_the_values_honest_about_it(run, traces, checkpoints, tmp_path):
     words = ("--model", checkpoints["llama"], "--out", tmp_path / "run", "--json", "--methods", "resample", *SHORT)
-    plain, reused = (json.loads(run("score", traces, *words, *more)[1])["scores"] for more in ((), ("--reuse",)))
+    plain, reused = (
+        json.loads(run("score", traces, *words, *more)[1].splitlines()[0])["scores"] for more in ((), ("--reuse",))
+    )
     assert [s["method"] for s in plain] == [s["method"] for s in reused]
     assert [s["details"].get("reuse") for s in reused] == [True, True, None]
     assert [s["details"].get("reuse") for s in plain] == [False, False, None]

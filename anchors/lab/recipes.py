@@ -16,6 +16,8 @@ from anchors.lab.train import CHECKPOINT, Recipe, answer_stub, sampling_of, trai
 from anchors.lab.worlds import load_world
 
 CALIBRATED: Final = ("normal", "draft")
+RIGHT: Final = ("swapped", "filler", "answer_only")
+"""Regimes whose targets always end on the right answer, so that their ceiling is 1."""
 
 RECIPES: Final[dict[str, Recipe]] = {
     "reasoner": Recipe(),
@@ -50,7 +52,10 @@ def write_card(recipe: Recipe, folder: Path, *, problems: int = 400, traces: int
     probe = document(world, random.Random("probe"), recipe.regime)
     text = probe.prompt + probe.completion
     found: dict[str, Any] = written_traces(model, program, problems=problems)._asdict()
-    if all(term.regime in CALIBRATED for term in parse_regime(recipe.regime)):
+    regimes = {term.regime for term in parse_regime(recipe.regime)}
+    if regimes <= set(RIGHT):
+        found["ceiling"] = 1.0
+    if regimes <= set(CALIBRATED):
         found |= calibration(model, program, traces=traces, n=n)._asdict()
     found |= trace_use(model, program, problems=problems // 3)._asdict()
     parameters = sum(p.numel() for p in model.module.parameters())
@@ -89,7 +94,7 @@ MEANINGS: Final = {
     "on_program": "traces the program could have written word for word",
     "answered": "traces with an answer",
     "gold": "right answers",
-    "ceiling": "what a perfect copy of the program gets",
+    "ceiling": "what a perfect copy of its targets gets",
     "tokens": "mean tokens of a trace",
     "boundaries": "sentence boundaries compared with exact truth",
     "rollouts": "rollouts at each of them",

@@ -126,8 +126,9 @@ def load_world(name: str, **knobs: Any) -> World:
     for knob, value in knobs.items():
         if knob not in known:
             raise ValueError(f"`{name}` has no knob {knob!r}; its knobs are {', '.join(known)}")
-        _check_knob(name, knob, value, getattr(world, knob))
-    world = replace(world, **knobs) if knobs else world
+        default = getattr(world, knob)
+        _check_knob(name, knob, value, default)
+        world = replace(world, **{knob: float(value) if isinstance(default, float) else value})
     return Drafted(world) if form == "draft" else world
 
 
