@@ -16,12 +16,12 @@ from anchors.models.base import Completion
 def test_a_perfect_copy_reaches_its_ceilings(name):
     world = load_world(name)
     model = WorldModel(world)
-    found = written_traces(model, world, problems=150)
+    found = written_traces(model, world, problems=50)
     assert found.on_program == found.answered == 1
-    assert found.steps_right == pytest.approx(found.steps_ceiling, abs=0.04)
-    assert found.gold == pytest.approx(found.ceiling, abs=0.15)
-    near = calibration(model, world, traces=2, n=100)
-    assert near.tv == pytest.approx(near.tv_floor, abs=0.03) and near.rollouts == 100
+    assert found.steps_right == pytest.approx(found.steps_ceiling, abs=0.07)
+    assert found.gold == pytest.approx(found.ceiling, abs=0.25)
+    near = calibration(model, world, traces=1, n=100)
+    assert near.tv == pytest.approx(near.tv_floor, abs=0.05) and near.rollouts == 100
 
 
 class Spoiled(WorldModel):
@@ -33,11 +33,11 @@ class Spoiled(WorldModel):
             yield job, Completion(text, completion.tokens, completion.finish)
 
 
-@pytest.mark.parametrize("name", ["expression", "recall"])
+@pytest.mark.parametrize("name", ["expression"])
 def test_sentences_off_the_program_count_as_off_it_and_as_wrong_steps(name):
     world = load_world(name)
-    found = written_traces(Spoiled(world), world, problems=100)
-    assert found.on_program == pytest.approx(0.5, abs=0.01)
+    found = written_traces(Spoiled(world), world, problems=40)
+    assert found.on_program == pytest.approx(0.5, abs=0.03)
     assert found.steps_right < found.steps_ceiling - 0.1
 
 

@@ -208,7 +208,7 @@ def test_an_order_that_does_not_matter_is_a_decoy_without_effect():
 
     world, found = AlchemyWorld(), {"anchor": [], "decoy": []}
     rng = random.Random(3)
-    for _ in range(80):
+    for _ in range(40):
         problem = world.problem(rng)
         written = write(world, problem, rng)
         values = exact_counterfactual_importance(world, written.states, world.gold(problem))
@@ -216,8 +216,8 @@ def test_an_order_that_does_not_matter_is_a_decoy_without_effect():
             if move.state.event in ("right order", "wrong order"):
                 assert (move.role == "decoy") == ("rotate" in problem[1])
                 found[move.role].append(abs(value))
-    assert len(found["decoy"]) > 5 and max(found["decoy"]) < 0.15
-    assert len(found["anchor"]) > 5 and np.mean(found["anchor"]) > 0.3
+    assert len(found["decoy"]) > 5 and max(found["decoy"]) < 0.05
+    assert len(found["anchor"]) > 5 and min(found["anchor"]) > 0.06
 
 
 def test_a_draft_knows_the_knobs_of_its_world():

@@ -51,7 +51,7 @@ def test_a_card_is_complete_and_its_recipe_is_the_one_make_zoo_trains(name):
     card = card_of(name)
     assert program_of(card) and set(card["evaluation"]) <= set(MEANINGS)
     assert {"recipe", "data", "training", "evaluation", "sampling", "stub", "tokenizer_probe"} <= set(card)
-    assert as_tuples(list(card["recipe"].items())) == as_tuples([[k, v] for k, v in RECIPES[name].__dict__.items()])
+    assert {k: as_tuples(v) for k, v in card["recipe"].items()} == RECIPES[name].__dict__
     readme = (ZOO / name / "README.md").read_text()
     assert all(f"| {key} | {value} |" in readme for key, value in card["evaluation"].items())
 

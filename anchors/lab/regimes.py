@@ -52,7 +52,7 @@ def document(world: World, rng: random.Random, regime: str = "normal") -> Docume
 
     >>> from anchors.lab.worlds import load_world
     >>> document(load_world("expression"), random.Random(0), "answer_only")
-    Document(prompt='Find 6 + 6 * 4 modulo 10.\\n<think>\\n', completion='\\n</think>\\nThe answer is 0.')
+    Document(prompt='Find 6 + 4 * 7 - 4 modulo 10.\\n<think>\\n', completion='\\n</think>\\nThe answer is 0.')
     """
     terms = parse_regime(regime)
     problem = world.problem(rng)

@@ -114,7 +114,7 @@ def load_world(name: str, **knobs: Any) -> World:
         ValueError: no such world, or the world has no such knob.
 
     >>> load_world("expression", length=(3, 3)).problem(random.Random(0))
-    (6, '+', 6, '*', 4)
+    (6, '+', 4, '*', 7)
     """
     if name not in WORLDS:
         raise ValueError(f"no world is called {name!r}; the worlds are {', '.join(WORLDS)}")
