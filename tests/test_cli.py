@@ -166,7 +166,7 @@ def test_lab_knobs_and_recipes_are_read_and_refused(run, tmp_path):
         (("sample", "--knob", "slip=2"), "it is a probability, between 0 and 1"),
         (("sample", "--knob", 'format="draft"'), "use --format draft"),
         (
-            ("sample", "--world", "alchemy", "--knob", 'tasks=["rotate"]'),
+            ("sample", "--world", "alchemy", "--knob", 'tasks=[["rotate","jump"]]'),
             "it holds sequences of rotate, shift, reverse",
         ),
         (("train", tmp_path / "x", "--recipe", "nobody"), "no recipe is called 'nobody'; there are reasoner"),
