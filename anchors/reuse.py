@@ -40,11 +40,10 @@ def reuse_rollouts(rollouts: Rollouts) -> Rollouts:
     for position in range(len(edges)):
         here = [*rollouts.at(position), *passed]
         limited += sum(r.finish == "length" for r in passed)
-        tokens = [r.tokens for r in here[: len(here) - len(passed)]] + [0] * len(passed)
-        rows += [Rollout(position, i, r.text, t, r.finish) for i, (r, t) in enumerate(zip(here, tokens, strict=True))]
+        rows += [replace(r, position=position, sample=i) for i, r in enumerate(here)]
         if position + 1 < len(edges):
             sentence = text[edges[position] : edges[position + 1]]
-            passed = [replace(r, text=r.text[len(sentence) :]) for r in here if r.text.startswith(sentence)]
+            passed = [replace(r, text=r.text[len(sentence) :], tokens=0) for r in here if r.text.startswith(sentence)]
     if limited:
         logger.warning("%d reused rollouts of trace %s were cut off at their limit", limited, rollouts.trace.id)
     return rollouts.held(rows)
