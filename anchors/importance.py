@@ -135,7 +135,7 @@ def resampling_importance(
     here = list(range(len(rollouts.trace)))
     before, after = _Sample.of(tally, here), _Sample.of(tally, _kept(tally, rule))
     if reuse:
-        replaced = _Sample.of(tally, here, [~_passing(rollouts, i) for i in here])
+        replaced = _Sample.of(tally, here, [~passes_on(rollouts, i) for i in here])
         numbers = _replaced_difference(before, after, replaced, rule)
     else:
         numbers = _divergence(before, after, rule) if metric == "kl" else _difference(after, before, rule)
@@ -180,7 +180,7 @@ def counterfactual_importance(
     here, firsts = list(range(len(rollouts.trace))), _firsts(rollouts)
     different = _different(rollouts.trace, firsts, similarity)
     if reuse:  # what passed on is kept, whatever its first sentence looks like
-        different = [mask & ~_passing(rollouts, i) for i, mask in enumerate(different)]
+        different = [mask & ~passes_on(rollouts, i) for i, mask in enumerate(different)]
     kept, removed = _Sample.of(tally, _kept(tally, rule)), _Sample.of(tally, here, different)
     if metric == "kl":
         similar = _Sample.of(tally, here, [~mask for mask in different])
@@ -211,10 +211,6 @@ def _difference(kept: _Sample, removed: _Sample, rule: _Rule) -> dict[str, np.nd
     p = fisher_p(kept.k, kept.n, removed.k, removed.n)
     n, floor = np.minimum(kept.n, removed.n), np.where(np.isnan(p), np.nan, 0.0)
     return {"values": values, "low": low, "high": high, "n": n, "p": p, "floor": floor}
-
-
-def _passing(rollouts: Rollouts, position: int) -> Bool[np.ndarray, " _rollout"]:
-    return np.array(passes_on(rollouts, position), dtype=bool)
 
 
 def _reused(rollouts: Rollouts, rule: _Rule, reuse: bool) -> Rollouts:

@@ -12,7 +12,7 @@ import logging
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from anchors.rollouts import Rollout, Rollouts
 from anchors.stats import Interval, difference_interval, wilson_interval
@@ -49,11 +49,11 @@ def reuse_rollouts(rollouts: Rollouts) -> Rollouts:
     return rollouts.held(rows)
 
 
-def passes_on(rollouts: Rollouts, position: int) -> list[bool]:
+def passes_on(rollouts: Rollouts, position: int) -> Bool[np.ndarray, " _rollout"]:
     """Which rollouts of a boundary write the trace's own sentence there."""
     edges = rollouts.trace.boundaries
     sentence = rollouts.trace.text[edges[position] : edges[position + 1]]
-    return [rollout.text.startswith(sentence) for rollout in rollouts.at(position)]
+    return np.array([rollout.text.startswith(sentence) for rollout in rollouts.at(position)], dtype=bool)
 
 
 def replaced_difference(

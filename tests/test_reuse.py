@@ -32,7 +32,7 @@ def test_a_rollout_is_counted_wherever_it_wrote_the_traces_own_sentences():
     )
     assert [len(found.at(k)) for k in range(4)] == [2, 2, 3, 0]
     assert sorted(r.text[:9] for r in found.at(2)) == ["A.</think", "More.</th", "Something"]
-    assert passes_on(found, 0) == [True, False]
+    assert passes_on(found, 0).tolist() == [True, False]
 
 
 def test_tokens_and_settings_are_not_counted_twice():

@@ -149,10 +149,7 @@ class AlchemyWorld:
         return " ".join(state.element) if state.phase == "end" else None
 
     def gold(self, problem: Problem) -> str:
-        element, operations = problem
-        for operation in operations:
-            element = apply(element, operation, rot_n=self.rot_n)
-        return " ".join(element)
+        return " ".join(_result(self, *problem))
 
     def ending(self, answer: str) -> str:
         return f"\n</think>\nThe answer is {answer}."
