@@ -1,0 +1,99 @@
+"""The statistics behind every number: divergences, intervals, tests, corrections and power.
+
+1. A sample of answers is a vector of counts [answer]; everything that resamples draws count vectors, never single
+   rollouts (`counts`). Divergences and entropies reduce the last axis and broadcast over the others.
+2. The trace is the independent unit: intervals redraw traces, tests flip the signs of traces (`traces`, `profiles`,
+   `reliability`, `ratios`, `equivalence`, `trends`, `power`).
+3. Randomness comes from `seed`, an int or a numpy Generator; the same seed gives the same numbers.
+4. An empty sample gives NaN (not measured), never 0. Values that are NaN are left out and not counted.
+5. scipy is imported on use.
+"""
+
+from __future__ import annotations
+
+from anchors.stats.counts import (
+    difference_interval,
+    entropy,
+    fisher_p,
+    kl_divergence,
+    null_floor,
+    permutation_p,
+    total_variation,
+    wilson_interval,
+)
+from anchors.stats.equivalence import Equivalence, tost
+from anchors.stats.intervals import bootstrap_interval, mean_interval, measured, quantile_interval, t_interval
+from anchors.stats.multiple import benjamini_hochberg, benjamini_hochberg_adjusted, holm, holm_adjusted
+from anchors.stats.power import Detectable, Power, minimum_detectable_effect, simulate_power
+from anchors.stats.profiles import (
+    MeanCorrelation,
+    Overlap,
+    Percentile,
+    mean_percentile,
+    mean_rank_correlation,
+    top_k_overlap,
+    trace_correlations,
+    within_trace_permutation_p,
+)
+from anchors.stats.ranks import kendall, partial_spearman, spearman
+from anchors.stats.ratios import Ratio, fieller, paired_ratio_bootstrap
+from anchors.stats.reliability import Ceiling, Reliability, reliability_ceiling, spearman_brown, split_half_reliability
+from anchors.stats.traces import cluster_bootstrap, sign_flip_p
+from anchors.stats.trends import Slope, Trend, page_trend, slope_interval
+from anchors.stats.types import Correlation, Interval, Numbers, Seed, Statistic
+
+__all__ = [
+    "Ceiling",
+    "Correlation",
+    "Detectable",
+    "Equivalence",
+    "Interval",
+    "MeanCorrelation",
+    "Numbers",
+    "Overlap",
+    "Percentile",
+    "Power",
+    "Ratio",
+    "Reliability",
+    "Seed",
+    "Slope",
+    "Statistic",
+    "Trend",
+    "benjamini_hochberg",
+    "benjamini_hochberg_adjusted",
+    "bootstrap_interval",
+    "cluster_bootstrap",
+    "difference_interval",
+    "entropy",
+    "fieller",
+    "fisher_p",
+    "holm",
+    "holm_adjusted",
+    "kendall",
+    "kl_divergence",
+    "mean_interval",
+    "mean_percentile",
+    "mean_rank_correlation",
+    "measured",
+    "minimum_detectable_effect",
+    "null_floor",
+    "page_trend",
+    "paired_ratio_bootstrap",
+    "partial_spearman",
+    "permutation_p",
+    "quantile_interval",
+    "reliability_ceiling",
+    "sign_flip_p",
+    "simulate_power",
+    "slope_interval",
+    "spearman",
+    "spearman_brown",
+    "split_half_reliability",
+    "t_interval",
+    "top_k_overlap",
+    "tost",
+    "total_variation",
+    "trace_correlations",
+    "wilson_interval",
+    "within_trace_permutation_p",
+]
