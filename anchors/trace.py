@@ -41,6 +41,7 @@ class Trace:
 
     `prompt` runs up to and including the opening think tag, `ending` starts at the closing one, so that
     `prompt + reasoning + ending` is the whole text. `answer` is the trace's own answer, `target` the right one.
+    An edited trace may have lost all its reasoning: `reasoning` is then "" and there are no sentences.
 
     >>> trace = Trace.from_text("2 + 2?", "<think>\\nTwo and two. That is four.\\n</think>\\n\\\\boxed{4}", target="4")
     >>> [s.text for s in trace.sentences], trace.answer
@@ -59,7 +60,7 @@ class Trace:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.reasoning.strip():
+        if self.reasoning and not self.reasoning.strip():
             raise ValueError(_NO_REASONING)
         edge = 0
         for sentence in self.sentences:

@@ -66,6 +66,17 @@ def test_no_reasoning_is_refused(text):
         Trace.from_text("Q", text)
 
 
+def test_an_edited_trace_may_have_lost_all_its_reasoning():
+    empty = Trace("Q<think>\n", "", (), ending="\n</think>\n4", answer="4")
+    assert len(empty) == 0
+    assert (empty.text, empty.boundaries, empty.spans) == ("Q<think>\n\n</think>\n4", (9,), ())
+    assert Trace.from_json(empty.to_json()) == empty
+    with pytest.raises(ValueError, match="no reasoning"):
+        Trace("Q", "  \n", ())
+    with pytest.raises(ValueError, match="tile"):
+        Trace("Q", "", (Sentence(0, "", 0, 0),))
+
+
 def test_stored_sentences_are_never_split_again():
     stored = ["Two and two make a sum. That", "sum is four."]
     trace = Trace.from_text("Q", REASONING, sentences=stored)
