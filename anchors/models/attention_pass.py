@@ -150,13 +150,15 @@ class Block:
 class TracePass:
     """Attention of tokens [start, T) of one text over `past`, the recorded keys and values of tokens [0, start).
 
-    `record` keeps keys and values of the new tokens in `recorded`; `ablate` zeroes the output of (layer, head) pairs,
-    which is the input of the output projection; `pool` averages attention over token spans into `pooled`.
+    `record` keeps keys and values of the new tokens in `recorded`; `cut` are key columns no query of any layer sees;
+    `ablate` zeroes the output of (layer, head) pairs, which is the input of the output projection; `pool` averages
+    attention over token spans into `pooled`.
     """
 
     start: int = 0
     past: Sequence[LayerCache] | None = None
     block: Block | None = None
+    cut: Sequence[tuple[int, int]] = ()
     ablate: frozenset[tuple[int, int]] = frozenset()
     pool: Sequence[tuple[int, int]] | None = None
     record: bool = False
@@ -192,14 +194,15 @@ class TracePass:
             positions = torch.arange(self.start + a, self.start + a + query.shape[2], device=key.device)
             reach = int(positions[-1]) + 1
             allowed = visible(positions, keys[:reach], call.window)
+            for first, last in self.cut:
+                allowed[:, first:last] = False
             if blocked:
                 allowed = self._cut(allowed, call.query.shape[1], blocked)
-            if self.pool is None and call.softcap is None:
-                yield _sdpa(call, query, key[:, :, :reach], value[:, :, :reach], allowed)
+            if self.pool is None:
+                yield attend_where(call, query, key[:, :, :reach], value[:, :, :reach], allowed)
                 continue
             attention = weights(call, query, key[:, :, :reach], allowed)
-            if self.pool is not None:
-                self._pool(call.layer, attention[0], positions)
+            self._pool(call.layer, attention[0], positions)
             yield torch.matmul(attention.to(value.dtype), value[:, :, :reach])
 
     def _cut(self, allowed: Tensor, heads: int, blocked: list[int]) -> Bool[Tensor, "head query key"]:
@@ -226,8 +229,13 @@ def _membership(spans: Sequence[tuple[int, int]], first: int, last: int, like: T
     return out
 
 
-def _sdpa(call: Call, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor) -> Tensor:
-    """Fused attention; a query that may see nothing is given everything and then zeroed."""
+def attend_where(
+    call: Call, query: Tensor, key: Tensor, value: Tensor, allowed: Bool[Tensor, "... query key"]
+) -> Tensor:
+    """Attention output where `allowed`, fused unless scores are soft-capped; zero for a query that may see nothing."""
+    if call.softcap is not None:
+        return torch.matmul(weights(call, query, key, allowed).to(value.dtype), value)
+    # Fused attention has no empty rows: such a query is given everything, then zeroed.
     empty = ~allowed.any(-1, keepdim=True)
     mask = (allowed | empty).expand(query.shape[0], query.shape[1], -1, -1) if allowed.dim() == 3 else allowed | empty
     out = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=call.scaling)

@@ -38,13 +38,17 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One rollout to draw: continue `text[:end]`. Its randomness depends on (seed, `trace`, `position`, `sample`) only."""
+    """One rollout to draw: continue `text[:end]`. Its randomness depends on (seed, `trace`, `position`, `sample`) only.
+
+    `blocked` are character spans of the prefix that no later token may attend to (local models only).
+    """
 
     text: str
     end: int
     trace: str
     position: int
     sample: int
+    blocked: tuple[tuple[int, int], ...] = ()
 
     @property
     def prefix(self) -> str:

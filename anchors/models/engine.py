@@ -10,7 +10,7 @@ float16 rounding is coarser than any useful margin, so there the promise holds f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Literal
@@ -24,6 +24,7 @@ from anchors.models.attention_pass import Call, LayerCache, TracePass, scaled, v
 from anchors.models.base import Completion, Job, Sampling
 from anchors.models.randomness import stream
 from anchors.models.sampling import MARGIN, sample
+from anchors.models.tokens import token_spans
 
 if TYPE_CHECKING:
     from anchors.models.lens import LensModel
@@ -60,8 +61,9 @@ class Row:
 class SharedPass:
     """Attention of one new token a row over the shared trace cache, cut at the row's boundary, and the row's slot."""
 
-    def __init__(self, trace: list[LayerCache], rows: int) -> None:
-        self.trace = trace
+    def __init__(self, trace: list[LayerCache], rows: int, cut: Sequence[tuple[int, int]] = ()) -> None:
+        self.trace, self.cut = trace, cut
+        self.slots = rows
         kv_heads, _, width = trace[0].keys.shape
         empty = trace[0].keys.new_zeros(rows, kv_heads, GROWTH, width)
         self.own = [LayerCache(empty.clone(), empty.clone()) for _ in trace]
@@ -102,6 +104,10 @@ class SharedPass:
         own_at = torch.arange(self.length, device=device)
         in_trace = visible(position, trace_at, call.window) & (trace_at < self.shared[:, None, None])
         in_own = within(self.fed[:, None] - own_at, call.window)
+        for a, b in self.cut:
+            in_trace[..., a:b] = False
+            own = self.shared[:, None] + own_at
+            in_own &= (own < a) | (own >= b)
         allowed = torch.cat([in_trace[:, 0], in_own], dim=-1)[:, None, None]
         return torch.softmax(scaled(call, scores).masked_fill(~allowed, -torch.inf), dim=-1)
 
@@ -122,9 +128,9 @@ def draw(
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; at least one rollout must be in flight")
     loose: list[Job] = []
-    for text, group in groupby(jobs, key=lambda job: job.text):
+    for (text, blocked), group in groupby(jobs, key=lambda job: (job.text, job.blocked)):
         together = list(group)
-        if len(together) < FEW:
+        if len(together) < FEW and not blocked:
             loose += together
             continue
         yield from _draw_text(model, text, together, sampling, seed, batch_size)
@@ -137,12 +143,19 @@ def draw(
 def _draw_text(
     model: LensModel, text: str, jobs: list[Job], sampling: Sampling, seed: int, batch_size: int
 ) -> Iterator[tuple[Job, Completion]]:
-    trace_ids = model.encode(text[: max(job.end for job in jobs)]).ids
+    encoded = model.encode(text[: max(job.end for job in jobs)])
+    trace_ids, cut = encoded.ids, token_spans(encoded.offsets, jobs[0].blocked).spans
     model.check_length(len(trace_ids) + 1, what="the longest prefix with one new token")
-    _, cache = model.prefill(trace_ids)
+    cache = _prefill(model, trace_ids, cut)
     prefixes = {end: _prefix(model, text[:end], trace_ids) for end in sorted({job.end for job in jobs})}
     rows = (_row(model, job, *prefixes[job.end], sampling, seed) for job in jobs)
-    yield from _decode(model, cache, rows, sampling, min(batch_size, len(jobs)))
+    yield from _decode(model, SharedPass(cache, min(batch_size, len(jobs)), cut), rows, sampling)
+
+
+def _prefill(model: LensModel, ids: list[int], cut: Sequence[tuple[int, int]]) -> list[LayerCache]:
+    run = TracePass(record=True, cut=cut)
+    model.hidden(ids, run)
+    return [run.recorded[layer] for layer in range(model.layers)]
 
 
 def _draw_loose(
@@ -150,9 +163,9 @@ def _draw_loose(
 ) -> Iterator[tuple[Job, Completion]]:
     prefixes = [_prefix(model, job.prefix, [])[0] for job in jobs]
     model.check_length(max(map(len, prefixes)) + 1, what="the longest prefix with one new token")
-    _, cache = model.prefill(prefixes[0][:1])
+    cache = _prefill(model, prefixes[0][:1], ())
     rows = (_row(model, job, ids, 0, sampling, seed) for job, ids in zip(jobs, prefixes, strict=True))
-    yield from _decode(model, cache, rows, sampling, min(batch_size, len(jobs)))
+    yield from _decode(model, SharedPass(cache, min(batch_size, len(jobs))), rows, sampling)
 
 
 def _row(model: LensModel, job: Job, ids: list[int], shared: int, sampling: Sampling, seed: int) -> Row:
@@ -161,10 +174,11 @@ def _row(model: LensModel, job: Job, ids: list[int], shared: int, sampling: Samp
 
 
 def _decode(
-    model: LensModel, cache: list[LayerCache], waiting: Iterator[Row], sampling: Sampling, batch_size: int
+    model: LensModel, run: SharedPass, waiting: Iterator[Row], sampling: Sampling
 ) -> Iterator[tuple[Job, Completion]]:
-    """Keep up to `batch_size` rows in flight until none is left."""
-    run, rows = SharedPass(cache, batch_size), list(islice(waiting, batch_size))
+    """Keep as many rows in flight as the pass has slots, until none is left."""
+    batch_size = run.slots
+    rows = list(islice(waiting, batch_size))
     while rows:
         _step(model, run, rows, sampling)
         yield from _collect(model, run, rows, sampling)
@@ -188,20 +202,22 @@ def _step(model: LensModel, run: SharedPass, rows: list[Row], sampling: Sampling
     hidden = model.run_module(ids, positions, run)[:, 0]
     drawing = [i for i, row in enumerate(rows) if row.samples_now]
     if drawing:
-        chosen = _draw_tokens(model, hidden[drawing], [rows[i] for i in drawing], sampling)
+        chosen = _draw_tokens(model, hidden[drawing], [rows[i] for i in drawing], sampling, run.cut)
         for i, token in zip(drawing, chosen, strict=True):
             rows[i].written.append(int(token))
     for row in rows:
         row.fed += 1
 
 
-def _draw_tokens(model: LensModel, hidden: Tensor, rows: list[Row], sampling: Sampling) -> np.ndarray:
+def _draw_tokens(
+    model: LensModel, hidden: Tensor, rows: list[Row], sampling: Sampling, cut: Sequence[tuple[int, int]]
+) -> np.ndarray:
     streams = np.array([row.stream for row in rows], dtype=np.uint64)
     steps = np.array([len(row.written) for row in rows], dtype=np.uint64)
     margin = MARGIN.get(model.dtype, 0.0) / min(1.0, sampling.temperature)
     drawn = sample(model.unembed(hidden), sampling, streams=streams, steps=steps, margin=margin)
     for i in np.flatnonzero(drawn.ties):
-        alone = model.hidden([*rows[i].prefix, *rows[i].written], TracePass())[-1:]
+        alone = model.hidden([*rows[i].prefix, *rows[i].written], TracePass(cut=cut))[-1:]
         pick = slice(i, i + 1)
         redrawn = sample(model.unembed(alone), sampling, streams=streams[pick], steps=steps[pick], margin=0.0)
         drawn.ids[i] = redrawn.ids[0]
