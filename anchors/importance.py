@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from anchors.alternatives import join_alternatives
 from anchors.forced import BOXED, AnswerStub
 from anchors.models.base import CapabilityError, Model
 from anchors.outcomes import Outcome, Tally, first_sentence, tally_answers
@@ -155,6 +156,7 @@ def counterfactual_importance(
     seed: int = 0,
     answered_only: bool = False,
     reuse: bool = False,
+    alternatives: Rollouts | None = None,
     compat: Literal["paper"] | None = None,
 ) -> Scores:
     """What a sentence does to the answer, against rollouts that wrote a different meaning in its place (2506.19143).
@@ -163,6 +165,7 @@ def counterfactual_importance(
     of boundary i whose first sentence `similarity` does not find the same (one that stops reasoning at once is
     different). "kl": KL(answers of different || answers of kept and similar). NaN where no rollout is different.
 
+    `alternatives` are further rollouts of other meaning (`seek_alternatives`): they count as different and nowhere else.
     `details["similarity"]` names the comparison used. `reuse`, `compat="paper"` as in `resampling_importance`; the published
     accuracy has the opposite sign. Extras: p_removed, different_trajectories_fraction with its Wilson interval,
     overdeterminedness, and those of `resampling_importance`.
@@ -176,21 +179,30 @@ def counterfactual_importance(
     rule = _Rule.of(metric, alpha, level, seed, answered_only, compat)
     similarity = default_similarity() if similarity is None else similarity
     drawn, rollouts = rollouts, _reused(rollouts, rule, reuse)
-    tally = tally_answers(rollouts, outcome=rule.outcome(outcome), answered_only=rule.answered_only)
-    here, firsts = list(range(len(rollouts.trace))), _firsts(rollouts)
+    plain_tally = tally_answers(rollouts, outcome=rule.outcome(outcome), answered_only=rule.answered_only)
+    plain_firsts = _firsts(rollouts)
+    tally, plain = plain_tally, [np.ones(len(codes), dtype=bool) for codes in plain_tally.codes]
+    if alternatives is not None:
+        rollouts, plain = join_alternatives(rollouts, alternatives)
+        tally = tally_answers(rollouts, outcome=rule.outcome(outcome), answered_only=rule.answered_only)
+    here, firsts, after = list(range(len(rollouts.trace))), _firsts(rollouts), _kept(tally, rule)
     different = _different(rollouts.trace, firsts, similarity)
     if reuse:  # what passed on is kept, whatever its first sentence looks like
         different = [mask & ~passes_on(rollouts, i) for i, mask in enumerate(different)]
-    kept, removed = _Sample.of(tally, _kept(tally, rule)), _Sample.of(tally, here, different)
+    kept, removed = _Sample.of(tally, after, [plain[k] for k in after]), _Sample.of(tally, here, different)
     if metric == "kl":
-        similar = _Sample.of(tally, here, [~mask for mask in different])
+        similar = _Sample.of(tally, here, [~mask & p for mask, p in zip(different, plain, strict=False)])
         numbers = _divergence(removed, kept + similar, rule, measured=kept.n > 0)
     else:
         numbers = _difference(kept, removed, rule)
-    extras = _context(tally, rule) | _trajectories(firsts, tally, removed.n, rule) | {"p_removed": removed.rate}
+    plainly = np.array(
+        [int((m & p)[u].sum()) for m, p, u in zip(different, plain, tally.used, strict=False)], dtype=int
+    )
+    extras = _context(plain_tally, rule) | _trajectories(plain_firsts, plain_tally, plainly, rule)
+    extras |= {"p_removed": removed.rate}
     extras |= {"difference": kept.rate - removed.rate} if metric == "kl" else {}
     details = {"outcome": tally.outcome, "similarity": similarity.name, "threshold": similarity.threshold}
-    details |= {"reuse": reuse}
+    details |= {"reuse": reuse, "alternatives": 0 if alternatives is None else alternatives.cost().rollouts}
     return _scores(drawn, "counterfactual", rule, numbers, extras, details)
 
 

@@ -13,6 +13,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from anchors.alternatives import seek_alternatives
 from anchors.models.base import CapabilityError, Model, Sampling
 from anchors.resampling import open_run, resample_traces
 from anchors.rollouts import Rollouts
@@ -65,11 +66,13 @@ def score_traces(
     price: float | None = None,
     progress: bool = True,
     reuse: bool = False,
+    alternatives: int = 0,
     **options: Any,
 ) -> Iterator[tuple[Rollouts, list[Scores]]]:
     """Yield each trace's rollouts and scores, drawing what is missing; `options` go to `model.generate`.
 
-    `reuse` counts rollouts at every boundary they pass through, for the methods in `REUSING`.
+    `reuse` counts rollouts at every boundary they pass through, for the methods in `REUSING`. `alternatives` draws until
+    so many rollouts of a boundary begin with another meaning, for counterfactual importance (`seek_alternatives`).
     """
     chosen = methods_named(methods)
     sampling = sampling or model.sampling
@@ -80,28 +83,35 @@ def score_traces(
     else:
         runs = open_run(traces, model, seed=seed, sampling=sampling, out=out)
     for rollouts in runs:
-        found = [_score_or_say_why(name, rollouts, model, out, reuse and name in REUSING) for name in chosen]
+        more: dict[str, dict[str, Any]] = {
+            name: {"reuse": True} if reuse and name in REUSING else {} for name in chosen
+        }
+        if alternatives and "counterfactual" in chosen:
+            more["counterfactual"] |= {
+                "alternatives": seek_alternatives(rollouts, model, wanted=alternatives, **options)
+            }
+        found = [_score_or_say_why(name, rollouts, model, out, more[name]) for name in chosen]
         yield rollouts, [scores for scores in found if scores is not None]
 
 
 def _score_or_say_why(
-    name: str, rollouts: Rollouts, model: Model, out: str | Path | None, reuse: bool
+    name: str, rollouts: Rollouts, model: Model, out: str | Path | None, more: dict[str, Any]
 ) -> Scores | None:
     """A method that cannot score this trace is left out with a warning; the other methods' work is kept."""
     try:
-        return _score(name, rollouts, model, out, reuse)
+        return _score(name, rollouts, model, out, more)
     except (ValueError, CapabilityError) as error:
         logger.warning("%s left out for trace %s: %s", name, rollouts.trace.id, error)
         return None
 
 
-def _score(name: str, rollouts: Rollouts, model: Model, out: str | Path | None, reuse: bool) -> Scores:
+def _score(name: str, rollouts: Rollouts, model: Model, out: str | Path | None, more: dict[str, Any]) -> Scores:
     method = METHODS[name]
     path = None if out is None else scores_folder(out, rollouts.trace) / f"{name}.npz"
     if method.needs == "model" and path is not None and path.exists():
         return Scores.load(path)
     given = (rollouts,) if method.needs == "rollouts" else (rollouts.trace, model)
-    scores = method.function(*given, **({"reuse": True} if reuse else {}))
+    scores = method.function(*given, **more)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
