@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test lint bench zoo notebooks clean
+.PHONY: demo test lint bench bench-transfer zoo notebooks clean
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -33,7 +33,11 @@ lint: $(VENV)/.dev  ## style and types
 bench: $(VENV)/.dev  ## speed against named baselines, parity with released numbers, accuracy against exact truth
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/parity.py
+	$(BIN)/python benchmarks/agreement.py
 	$(BIN)/python benchmarks/truth.py
+
+bench-transfer: $(VENV)/.dev  ## planted pairs, nulls, compression, shift and cost of the transfer test
+	$(BIN)/python benchmarks/transfer.py
 
 MODEL ?= reasoner reasoner-b reasoner-char drafter swapped answer-only alchemist null
 zoo: $(VENV)/.base  ## retrain the shipped models, or MODEL=NAME (10 to 40 minutes each on one core; continues when stopped)

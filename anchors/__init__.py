@@ -10,8 +10,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from anchors.alternatives import seek_alternatives
     from anchors.attention import ablate_heads, receiver_heads, shared_receiver_heads
     from anchors.comparison import agreement
+    from anchors.compression import best_subset, compress_curve, compress_trace
     from anchors.confidence import sentence_confidence
     from anchors.datasets import load_traces
     from anchors.effects import sentence_effects
@@ -27,15 +29,25 @@ if TYPE_CHECKING:
     from anchors.scoring import score_traces
     from anchors.suppression import suppress
     from anchors.trace import Sentence, Trace
-    from anchors.transfer import Transfer, transfer_anchors
+    from anchors.transfer import (
+        Calipers,
+        Transfer,
+        TransferMatrix,
+        interaction,
+        shift_trend,
+        transfer_anchors,
+        transfer_matrix,
+    )
 
 _MODULES = {
     "comparison": ("agreement",),
+    "compression": ("best_subset", "compress_curve", "compress_trace"),
     "attention": ("ablate_heads", "receiver_heads", "shared_receiver_heads"),
     "confidence": ("sentence_confidence",),
     "datasets": ("load_traces",),
     "effects": ("sentence_effects",),
     "extras": ("MissingExtra",),
+    "alternatives": ("seek_alternatives",),
     "importance": ("counterfactual_importance", "forced_importance", "headroom", "resampling_importance"),
     "models": ("CapabilityError", "Sampling", "load_model"),
     "models.checks": ("check_model",),
@@ -47,12 +59,21 @@ _MODULES = {
     "scoring": ("score_traces",),
     "suppression": ("suppress",),
     "trace": ("Sentence", "Trace"),
-    "transfer": ("Transfer", "transfer_anchors"),
+    "transfer": (
+        "Calipers",
+        "Transfer",
+        "TransferMatrix",
+        "interaction",
+        "shift_trend",
+        "transfer_anchors",
+        "transfer_matrix",
+    ),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __version__ = version("anchors")
 __all__ = [
+    "Calipers",
     "CapabilityError",
     "MissingExtra",
     "Rollouts",
@@ -61,12 +82,17 @@ __all__ = [
     "Sentence",
     "Trace",
     "Transfer",
+    "TransferMatrix",
     "ablate_heads",
     "agreement",
+    "best_subset",
     "check_model",
+    "compress_curve",
+    "compress_trace",
     "counterfactual_importance",
     "forced_importance",
     "headroom",
+    "interaction",
     "load_model",
     "load_traces",
     "plan_resampling",
@@ -76,11 +102,14 @@ __all__ = [
     "resampling_importance",
     "resilience",
     "score_traces",
+    "seek_alternatives",
     "sentence_confidence",
     "sentence_effects",
     "shared_receiver_heads",
+    "shift_trend",
     "suppress",
     "transfer_anchors",
+    "transfer_matrix",
     "write_report",
     "write_trace",
     "write_traces",

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from anchors.lab.worlds import load_world
 from anchors.models import load_model
 from anchors.report import write_report
@@ -17,9 +19,11 @@ from anchors.scores import Scores
 from anchors.scoring import score_traces
 from anchors.taxonomy import label_by_rule
 from anchors.trace import Trace
-from anchors.transfer import Transfer, transfer_anchors
+from anchors.transfer import Calipers, Transfer, transfer_anchors
 
-ENOUGH = 8
+ENOUGH, HANDED = 8, 30
+READERS = ("lab/reasoner-b", "lab/reasoner")  # trained on the same problems; the first that is not the writer reads
+LOOSE = Calipers(category=False, numbers=False)  # with few sentences a trace has no control of equal kind
 
 
 class Demonstration(NamedTuple):
@@ -43,11 +47,12 @@ def run_demo(out: Path, *, model: str, n: int, seed: int, progress: bool = True)
     loaded = load_model(model)
     trace = _fresh_trace(loaded, seed)
     ((rollouts, scores),) = score_traces([trace], loaded, n=n, seed=seed, out=out / "run", progress=progress)
-    moved = transfer_anchors(scores[0], reader=loaded)
+    moved = _transfer(rollouts, loaded, seed)
     report = write_report(trace, [*scores, moved], out / "report.html", rollouts=rollouts)
     figures = _figures(out / "figures", scores, rollouts)
     summary = [
         *_summary(trace, scores[0]),
+        _moved(moved),
         f"report:  {report}",
         f"figures: {figures} (vector PDF, and PNG to look at)",
         f"run:     {out / 'run'}   repeat with --seed {seed}",
@@ -63,6 +68,26 @@ def _fresh_trace(model: Any, seed: int) -> Trace:
         if len(trace) >= ENOUGH and trace.answer is not None:
             return trace.with_categories(label_by_rule(trace))
     raise ValueError(f"{model.name} wrote no trace of {ENOUGH} sentences with an answer in 100 problems")
+
+
+def _transfer(rollouts: Rollouts, writer: Any, seed: int) -> Transfer:
+    """What another shipped model makes of the same anchors."""
+    reader = load_model(next(name for name in READERS if name != writer.name))
+    return transfer_anchors(
+        rollouts, reader=reader, writer=writer, outcome="handover", calipers=LOOSE, n=HANDED, seed=seed
+    )
+
+
+def _moved(found: Transfer) -> str:
+    """The transfer test in a sentence; one trace never has a verdict."""
+    d = found.retention[0].reader.value
+    if np.isnan(d):
+        why = found.excluded[0].partition(": ")[2] if found.excluded else found.reason
+        return f"Another model, {found.reader}, was not tested: {why}."
+    return (
+        f"When another model, {found.reader}, takes over the trace, an anchor changes its chance of the same answer by "
+        f"{d:+.2f} more than matched control sentences do (one trace: no verdict)."
+    )
 
 
 def _summary(trace: Trace, scores: Scores) -> Sequence[str]:

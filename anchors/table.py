@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from anchors.compression import Compressed
 from anchors.scores import Scores
 from anchors.trace import Trace
 
@@ -41,6 +43,23 @@ def top_sentences(trace: Trace, scores: Sequence[Scores], *, k: int = 3) -> Tabl
         table.add_section()
     table.caption = "* anchor at a false-discovery rate of 5 %; positive supports the trace's own answer"
     table.caption_justify = "left"
+    return table
+
+
+def compressors_table(trace: Trace, found: Sequence[Compressed]) -> Table:
+    """One row a compressor: how much it kept of the trace, and which sentences; one that keeps words names none."""
+    first = found[0]
+    title = f"trace {trace.id}: at most {first.budget:.0%} of {first.full_tokens} {first.counted}"
+    look: dict[str, Any] = {"header_style": "bold", "box": SIMPLE_HEAD, "padding": (0, 1, 0, 0), "expand": True}
+    table = Table(title=title, title_justify="left", **look)
+    table.add_column("compressor", no_wrap=True)
+    for name in ("kept", "share"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("sentences", overflow="fold", ratio=1)
+    for c in found:
+        share = c.tokens / c.full_tokens if c.full_tokens else 0.0
+        kept = "words" if c.kept is None else " ".join(map(str, c.kept)) or "none"
+        table.add_row(c.method, str(c.tokens), f"{share:.0%}", kept)
     return table
 
 

@@ -37,10 +37,12 @@ from anchors import (
     resample,
     resample_traces,
     resampling_importance,
+    seek_alternatives,
     sentence_confidence,
     suppress,
     write_traces,
 )
+from anchors.alternatives import FIRST
 from anchors.lab import world_trace
 from anchors.lab.oracle import WorldModel, same_event
 from anchors.lab.truth import read_trace
@@ -79,6 +81,7 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=100, help="rollouts a boundary")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--worlds", default="expression,alchemy,null", help="comma-separated")
+    parser.add_argument("--alternatives", type=int, default=25, help="rollouts of other meaning a boundary; 0 for none")
     parser.add_argument("--out", type=Path, default=Path("runs/truth"), help="rollouts are kept and continued here")
     options = parser.parse_args()
     for name in options.worlds.split(","):
@@ -147,6 +150,7 @@ def score_trace(
     for k in (*(f for f in FEWER if f < n), n):
         yield from black_box(planted, first(run, k), world, f"n = {k}", tokens)
     yield from other_filters(planted, run, f"n = {n}", tokens)
+    yield from topped_up(planted, run, model, world, options, tokens)
     own = resample(trace, WorldModel(world), n=n, seed=options.seed, progress=False)
     yield from black_box(planted, own, world, f"world's own rollouts, n = {n}", tokens)
     yield from white_box(planted, model, tokens)
@@ -170,6 +174,26 @@ def black_box(planted: Planted, run: Rollouts, world: World, words: str, tokens:
             f"counterfactual, {tail}",
             Row(grade(scores.values, planted), *cost, inside(scores, planted.counterfactual)),
         )
+
+
+def topped_up(
+    planted: Planted, run: Rollouts, model: Any, world: World, options: argparse.Namespace, tokens: int
+) -> Iterator[tuple[str, Row]]:
+    """Counterfactual importance with further rollouts of other meaning, all that was drawn for them in the cost."""
+    if not options.alternatives:
+        return
+    same = same_event(world)
+    more = seek_alternatives(run, model, wanted=options.alternatives, similarity=same)
+    tried = Rollouts(run.store, run.trace, kind=FIRST).cost().tokens + more.cost().tokens
+    for n in (25, options.n):
+        plain = first(run, n)
+        generated = plain.cost().tokens + tried
+        for reuse in (False, True):
+            scores = counterfactual_importance(plain, similarity=same, reuse=reuse, alternatives=more)
+            row = Row(
+                grade(scores.values, planted), generated, generated + tokens, inside(scores, planted.counterfactual)
+            )
+            yield f"counterfactual, n = {n}, {options.alternatives} alternatives{', reuse' if reuse else ''}", row
 
 
 def other_filters(planted: Planted, run: Rollouts, words: str, tokens: int) -> Iterator[tuple[str, Row]]:

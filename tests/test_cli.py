@@ -11,8 +11,11 @@ import pytest
 from anchors import cli
 from anchors.datasets import load_traces
 from anchors.extras import MissingExtra
-from anchors.rollouts import Rollouts
+from anchors.models import load_model
+from anchors.resampling import write_traces
+from anchors.rollouts import Rollouts, Store
 from anchors.scores import Scores
+from anchors.scoring import score_traces
 from anchors.trace import Trace
 
 
@@ -44,7 +47,7 @@ def traces(problem_trace, tmp_path):
 SHORT = ("--temperature", "1", "--top-p", "1", "--max-new-tokens", "12", "-n", "4", "-q")
 
 
-def test_score_writes_a_run_that_report_and_transfer_read(run, checkpoints, traces, tmp_path):
+def test_score_writes_a_run_that_report_reads(run, checkpoints, traces, tmp_path):
     model, folder = checkpoints["llama"], tmp_path / "run"
     code, out, _ = run("score", traces, "--model", model, "--out", folder, *SHORT)
     assert code == 0
@@ -56,9 +59,99 @@ def test_score_writes_a_run_that_report_and_transfer_read(run, checkpoints, trac
     code, out, _ = run("report", folder, "-o", tmp_path / "r.html")
     assert code == 0 and len(out.split()) == 2
     assert all(Path(path).read_text().startswith("<!doctype html>") for path in out.split())
-    code, out, _ = run("transfer", folder, "--reader", model, "--method", "suppression", "--json")
+
+
+@pytest.fixture(scope="module")
+def lab_run(tmp_path_factory):
+    """A run of lab/reasoner with rollouts and scores of two traces, each with matched anchors."""
+    folder = tmp_path_factory.mktemp("lab") / "run"
+    model = load_model("lab/reasoner")
+    questions = ["Find 2 + 3 * 4 - 8 * 2 modulo 10.\n<think>\n", "Find 9 - 4 * 7 + 2 * 6 modulo 10.\n<think>\n"]
+    written = write_traces(questions, model, seed=5)
+    list(score_traces(written, model, n=40, methods="resample,suppress", out=folder, progress=False))
+    return folder
+
+
+CHEAP = ("--reader", "lab/reasoner-b", "--relaxed", "-k", "2", "-n", "6", "-q")
+
+
+def test_transfer_reads_a_run_and_the_same_command_continues(run, lab_run, tmp_path):
+    words = ("transfer", lab_run, *CHEAP)
+    code, out, _ = run(*words, "--out", tmp_path / "found.json")
+    assert code == 0 and out.startswith("lab/reasoner -> lab/reasoner-b: ") and "in the writer: d = " in out
+    records = {path: path.stat().st_mtime_ns for path in (lab_run / "transfer").glob("*.json")}
+    assert len(records) == 2
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [row["operation"] for row in found["retention"]] == ["delete", "block"]
+    assert found["details"]["calipers"]["category"] is False and found["outcome"] == "forced"
+    code, again, _ = run(*words, "--json")
+    assert code == 0 and json.loads(again) == found
+    assert records == {path: path.stat().st_mtime_ns for path in (lab_run / "transfer").glob("*.json")}
+
+
+def test_transfer_takes_stored_scores_operations_and_an_answer(run, lab_run):
+    words = ("--method", "suppression", "--operations", "block", "--controls", "2", "--answer", "own", "--json")
+    code, out, _ = run("transfer", lab_run, *CHEAP, *words)
     found = json.loads(out)
-    assert code == 0 and {row["operation"] for row in found["retention"]} == {"delete", "block"}
+    assert code == 0 and found["method"] == "suppression" and [r["operation"] for r in found["retention"]] == ["block"]
+    code, out, _ = run("transfer", lab_run, *CHEAP, "--answer", "11", "--json")
+    assert code == 0 and json.loads(out)["traces"] + len(json.loads(out)["excluded"]) == 2
+
+
+def test_transfer_refuses_wrong_use_with_one_line(run, lab_run, checkpoints):
+    for words, message in (
+        (("--reader", "lab/reasoner"), "writer and reader are the same model"),
+        (("--reader", "lab/reasoner-b", "--outcome", "guess"), "outcome is 'guess'"),
+        (("--reader", "lab/reasoner-b", "--preset", "closest"), "preset is 'closest'"),
+        (("--reader", "lab/reasoner-b", "--operations", "erase"), "operation 'erase' is unknown"),
+        (("--reader", "lab/reasoner-b", "--method", "confidence"), "no confidence scores in"),
+    ):
+        code, _, err = run("transfer", lab_run, *words, "-q")
+        assert code == 2 and message in err and "Traceback" not in err
+
+
+def test_transfer_does_not_take_other_weights_for_the_writer(lab_run):
+    rollouts = Rollouts.open(lab_run)[0]
+    assert cli._writer(rollouts, None).name == "lab/reasoner"
+    other = Rollouts(Store(None, {"model": "lab/reasoner", "weights": "0000"}), rollouts.trace)
+    assert cli._writer(other, None) is None
+    assert cli._writer(Rollouts(Store(None, {"model": "lab/nobody"}), rollouts.trace), None) is None
+    assert cli._writer(other, "lab/reasoner-b").name == "lab/reasoner-b"
+
+
+def test_compress_keeps_a_budget_by_the_stored_anchors(run, lab_run):
+    code, out, _ = run("compress", lab_run, "--budget", "0.4", "--reader", "lab/reasoner-b", "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and len(rows) == 2
+    for row, rollouts in zip(rows, Rollouts.open(lab_run), strict=True):
+        assert row["tokens"] <= 0.4 * row["full_tokens"] and row["share"] == row["tokens"] / row["full_tokens"]
+        texts = [rollouts.trace.sentences[i].text for i in row["kept"]]
+        assert row["reasoning"].split() == " ".join(texts).split() and row["counted"] == "tokens of lab/reasoner-b"
+    code, out, _ = run("compress", lab_run, "--method", "random", "--marker", "--budget", "0.5")
+    assert code == 0 and "[SKIP]" in out and "characters (no reader was given)" in out
+
+
+def test_compress_all_is_a_table_of_what_can_be_computed(run, lab_run):
+    code, out, _ = run("compress", lab_run, "--all", "--leak", "strip")
+    assert code == 0 and out.count("at most 30% of") == 2 and "words" in out
+    assert "left out: compressor 'tts' needs reader" in out
+    code, out, _ = run("compress", lab_run, "--all", "--json")
+    found = json.loads(out.splitlines()[0])
+    assert {"anchors", "first", "equations"} <= {row["method"] for row in found["compressed"]}
+    assert "tts" in found["left out"]
+
+
+def test_compress_refuses_wrong_use_with_one_line(run, lab_run, tmp_path):
+    for words, message in (
+        ((lab_run, "--method", "magic"), "compressor 'magic' is unknown"),
+        ((lab_run, "--budget", "2"), "budget is 2.0"),
+        ((lab_run, "--all", "--leak", "perhaps"), "leak is 'perhaps'"),
+        ((lab_run, "--scores", "forced"), "no forced scores of trace"),
+        ((lab_run, "--method", "tts"), "needs reader"),
+        ((tmp_path,), "is not a run directory"),
+    ):
+        code, _, err = run("compress", *words)
+        assert code == 2 and message in err and "Traceback" not in err
 
 
 def test_json_output_is_machine_readable_and_resuming_agrees(run, checkpoints, traces, tmp_path):

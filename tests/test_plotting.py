@@ -12,9 +12,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from anchors import plotting
+from anchors.plotting import importance
 from anchors.rollouts import Rollouts
 from anchors.scores import Scores
 from anchors.trace import Trace
+from tests.transfers import a_gate, a_matrix, a_shift, a_transfer
 
 LABELS = ("problem_setup", "active_computation", "self_checking", None, "my $own_category")
 
@@ -61,6 +63,12 @@ def figures(trace: Trace) -> dict[str, tuple]:
         "agreement": (many,),
         "answer_distribution": (the_rollouts(trace),),
         "confidence_trace": (one,),
+        "transfer_heat_map": (a_matrix(),),
+        "compression_curves": (a_transfer(),),
+        "compression_areas": (a_transfer(),),
+        "retention_bars": (a_transfer(),),
+        "controls_plot": (a_transfer(),),
+        "shift_plot": ([a_shift("a task of several words"), a_shift("size", slope=0.1, levels=2)],),
     }
 
 
@@ -125,12 +133,12 @@ def test_importance_profile_survives_unmeasured_and_infinite_numbers():
 
 def test_category_means_average_traces_not_sentences():
     few, many = (Scores.of(t, "m", np.full(len(t), v)) for t, v in ((a_trace(5), 1.0), (a_trace(50), 3.0)))
-    means = plotting._trace_means([few, many])
+    means = importance._trace_means([few, many])
     assert means["self_checking"] == [1.0, 3.0] and next(iter(means)) == "problem_setup" and None not in means
 
 
 def test_answer_distribution_adds_up_with_the_own_answer_first_and_no_answer_last():
-    boundaries, shares, labels = plotting._shares(the_rollouts(a_trace()))
+    boundaries, shares, labels = importance._shares(the_rollouts(a_trace()))
     assert boundaries == list(range(13)) and np.allclose(shares.sum(axis=0), 1)
     assert labels[0] == "19" and labels[-2:] == ["other", "no answer"] and len(labels) == 7
 
@@ -142,9 +150,85 @@ def test_agreement_writes_the_correlations():
     assert [text.get_text() for text in plotting.agreement([rising, falling]).texts] == ["−1.00"]
 
 
+def test_heat_map_writes_d_and_a_mark_for_the_verdict_and_frames_self_effects():
+    ax = plotting.transfer_heat_map(a_matrix())
+    assert [t.get_text() for t in ax.texts[:3]] == ["+0.90 ✓", "+0.52 ✓", "−0.21 –"]
+    assert ax.texts[5].get_text() == "n/a –" and ax.texts[6].get_text() == "+0.05 ?"
+    assert ax.get_title(loc="right") == "✓ transfers   ? inconclusive   – gate failed"
+    assert len(ax.patches) == 3
+    low, high = ax.images[0].get_clim()
+    assert low == -high == -0.9, "the map is centred on 0"
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["reasoner", "reasoner-b", "swapped"]
+
+
+def test_compression_curves_tell_the_anchors_apart_from_many():
+    run = a_transfer()
+    ax = plotting.compression_curves(run)
+    widths = {line.get_label(): line.get_linewidth() for line in ax.lines}
+    assert widths["anchors"] == max(widths.values()) and "6 others" in widths and len(ax.lines) == 12
+    band = ax.collections[0].get_paths()[0].vertices
+    points = next(c for c in run.curve if c.compressor == "anchors").points
+    assert band[:, 1].min() == pytest.approx(min(p.outcome.low for p in points))
+    drawn = next(line for line in ax.lines if line.get_label() == "anchors")
+    assert list(drawn.get_xdata()) == [0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0]
+    np.testing.assert_allclose(drawn.get_ydata(), [p.outcome.value for p in points])
+
+
+def test_compression_curves_of_named_compressors_have_a_hue_each():
+    ax = plotting.compression_curves(a_transfer(), compressors=["anchors", "random", "spirit"])
+    assert len({line.get_color() for line in ax.lines}) == len(ax.lines) == 3
+
+
+def test_compression_curves_say_what_was_removed_and_in_which_unit():
+    removed = plotting.compression_curves(a_transfer(), arm="deletion")
+    assert removed.get_xlabel() == "share of tokens removed" and "nats" in removed.get_ylabel()
+    assert "nats" in plotting.compression_curves(a_transfer(outcome="handover")).get_ylabel(), "read forced there"
+    assert plotting.compression_curves(a_transfer(outcome="free")).get_ylabel() == "P(answer)"
+
+
+def test_compression_areas_are_ranked_and_filled_where_they_differ_from_the_anchors():
+    ax = plotting.compression_areas(a_transfer())
+    names = [t.get_text() for t in ax.get_yticklabels()]
+    assert names[:2] == ["reader anchors", "anchors"] and names[-1] == "first"
+    dots = [c for c in ax.collections if not str(c.get_label()).startswith(("differs", "not shown"))]
+    filled = {n: tuple(d.get_facecolor()[0][:3]) != (1, 1, 1) for n, d in zip(names, dots, strict=True)}
+    assert "1 lost at once" in plotting.compression_areas(a_transfer(), arm="deletion").get_xlabel()
+    assert filled["anchors"] and filled["first"] and not filled["spirit"]
+
+
+def test_retention_bars_leave_out_a_writer_that_was_not_measured():
+    bars = [b for b in plotting.retention_bars(a_transfer()).patches if np.isfinite(b.get_height())]
+    np.testing.assert_allclose([b.get_height() for b in bars], [0.3, 0.5, 0.15])
+    assert "1 trace: no interval" in plotting.retention_bars(a_transfer(traces=1)).get_xlabel()
+
+
+def test_controls_plot_starts_with_the_whole_trace_and_ends_with_its_absence():
+    labels = [t.get_text() for t in plotting.controls_plot(a_transfer()).get_yticklabels()]
+    assert labels[0] == "whole trace" and labels[1] == "no trace" and "answer only" in labels
+
+
+def test_shift_plot_gives_slope_and_trend_of_every_axis():
+    ax = plotting.shift_plot([a_shift(), a_shift("size", levels=2)])
+    words = [t.get_text() for t in ax.texts]
+    assert words[::2] == ["task", "size"] and all(w.startswith("slope −0.20 [−0.20") for w in words[1::2])
+    assert "trend p = " in words[1] and "trend" not in words[3], "two levels have a slope, but no trend"
+    assert len(plotting.shift_plot(a_shift()).get_yticklabels()) == 3
+
+
+def test_a_run_without_a_verdict_or_interval_is_drawn():
+    run = a_transfer(float("nan"), traces=1, verdict="gate failed", gate=a_gate(passed=False), rank=None)
+    for draw in (plotting.compression_curves, plotting.retention_bars, plotting.controls_plot):
+        draw(run).figure.canvas.draw()
+
+
 @pytest.mark.parametrize(
     ("draw", "says"),
     [
+        (lambda t: plotting.compression_curves(a_transfer(curve=())), "compressors='all'"),
+        (lambda t: plotting.compression_curves(a_transfer(), compressors=["magic"]), "no curve of 'magic'"),
+        (lambda t: plotting.compression_areas(a_transfer(), arm="stripped"), "no area is defined"),
+        (lambda t: plotting.controls_plot(a_transfer(controls=None)), "corrupt=True"),
+        (lambda t: plotting.shift_plot([]), "at least one"),
         (lambda t: plotting.matrix(some_scores(t)), "no matrix"),
         (lambda t: plotting.kurtosis(some_scores(t)), "receiver_heads"),
         (lambda t: plotting.category_means([some_scores(t.with_categories([None] * len(t)))]), "with_categories"),

@@ -15,6 +15,6 @@ def test_the_example_runs(tmp_path, monkeypatch, capsys):
     scope: dict = {}
     exec(code.replace("n=100", "n=12"), scope)
     assert (tmp_path / "first.html").stat().st_size > 20_000
-    assert scope["moved"].reader == "lab/reasoner"
+    assert scope["moved"].reader == "lab/reasoner-b"
     assert len(scope["black"]) == len(scope["trace"])
     capsys.readouterr()

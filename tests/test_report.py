@@ -17,6 +17,8 @@ from anchors.report import content, drawing, script_json, write_report
 from anchors.rollouts import Rollouts
 from anchors.scores import Scores
 from anchors.trace import Trace
+from anchors.transfer import Transfer
+from tests.transfers import a_gate, a_mean, a_transfer, retentions
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium; run: apt-get install chromium")
@@ -67,7 +69,7 @@ def some_rollouts(
     return Rollouts.from_texts(trace, [row(k) for k in range(len(trace) + 1)])
 
 
-def written(folder: Path, trace: Trace, scores: list[Scores] | None = None, **options) -> str:
+def written(folder: Path, trace: Trace, scores: list[Scores | Transfer] | None = None, **options) -> str:
     scores = scores or [with_p(trace), suppression_scores(trace)]
     return write_report(trace, scores, folder / "report.html", **options).read_text(encoding="utf-8")
 
@@ -252,6 +254,93 @@ def test_provenance_flattens_details_and_shows_warnings_once(tmp_path):
     assert written(tmp_path, a_trace()).count("few rollouts") == 1
 
 
+# --- transfer -----------------------------------------------------------------------------------------------
+
+
+def moved_section(folder: Path, *runs: Transfer) -> str:
+    """The transfer part of a page as text, white space collapsed."""
+    page = written(folder, a_trace(), [with_p(a_trace()), *runs])
+    inside = page[page.index('<section class="moved">') : page.index("<h2>All numbers</h2>")]
+    return " ".join(re.sub(r"<[^>]+>", " ", inside).split())
+
+
+def test_a_transfer_says_its_verdict_first_then_what_it_rests_on(tmp_path):
+    text = moved_section(tmp_path, a_transfer())
+    start = "Transfer: counterfactual anchors of lab/reasoner, read by lab/reasoner-b The anchors transfer. The anchors move"
+    assert text.startswith(start)
+    parts = ["Gate, fixed before the run", "Retention", "Rank agreement", "Balance", "Compression", "shown otherwise"]
+    places = [text.index(part) for part in parts]
+    assert places == sorted(places)
+    for shown in (
+        "12 traces; 20 anchors with matched control sentences, 4 without. Outcome: nats a token of the forced answer.",
+        "reader alone P(outcome) without the trace is 0.41 passed",
+        "replace by reader +0.150",
+        "0.600 [+0.400, +0.800]",
+        "within traces: +0.620",
+        "position −0.380",
+        "order full - shuffled +0.900",
+        "copied 40%, explicit 60%, silent 0%",
+        "Left out: 1 trace t9: the writer&#39;s scores name no anchor at fdr 0.05",
+    ):
+        assert shown in text, shown
+
+
+def test_the_pairs_preset_is_reported_beside_it(tmp_path):
+    pairs = {
+        "pairs": 6, "mean d": 0.7, "trace means": a_mean(0.71), "p within sentence": 0.01, "percentile": 0.66,
+        "percentile interval": (0.3, 1.0), "percentile p": 0.38,
+    }  # fmt: skip
+    text = moved_section(tmp_path, a_transfer(pairs=pairs))
+    assert "6 pairs of an anchor" in text and "mean difference +0.700, over traces +0.710 [" in text
+    assert "closest prior study" not in moved_section(tmp_path, a_transfer())
+
+
+def test_a_failed_gate_has_no_verdict_and_one_trace_no_interval(tmp_path):
+    run = a_transfer(
+        traces=1, verdict="gate failed", reason="nothing to transfer", gate=a_gate(passed=False), rank=None, curve=(),
+        controls=None, balance=(), excluded=(),
+    )  # fmt: skip
+    text = moved_section(tmp_path, run)
+    assert "No verdict: the gate failed. Nothing to transfer. 1 trace;" in text
+    assert (
+        "scaffold the whole trace moves the reader failed" in text
+        and "negative control not measured not measured" in text
+    )
+    assert "+0.300 (no interval)" in text
+    for absent in ("Rank agreement", "Compression", "shown otherwise", "Balance", "Left out"):
+        assert absent not in text
+
+
+def test_compression_curves_are_drawn_without_a_script(tmp_path):
+    page = Page(written(tmp_path, a_trace(), [with_p(a_trace()), a_transfer()]))
+    kinds = [
+        str(a.get("class")) for tag, a in page.elements if tag == "path" and str(a.get("class")).startswith("line")
+    ]
+    assert len(kinds) == 3 * 12 and kinds.count("line own") == 3 and kinds[11] == "line own", "the anchors lie on top"
+    assert all(
+        re.fullmatch(r"M[\d. ]+(L[\d. ]+)*z?", str(a["d"])) for tag, a in page.elements if str(a.get("class")) == "band"
+    )
+
+
+def test_lines_break_at_what_was_not_measured_and_cut_a_wide_band():
+    drawn = drawing.lines([("own", [0.0, 0.5, 1.0], [0.0, np.nan, 1.0])], ([-9.0, -9.0, -9.0], [9.0, 9.0, 9.0]))
+    assert drawn.paths == [("own", "M0 75.0M100 25.0")]
+    assert (drawn.top, drawn.bottom) == ("1.500", "−0.500") and drawn.band.startswith("M0 0.0 50 0.0 100 0.0 100 100.0")
+    assert drawing.lines([], None).band == "" and drawing.lines([("own", [1.0], [np.nan])], None).paths == [("own", "")]
+
+
+def test_what_a_transfer_names_cannot_break_out(tmp_path):
+    evil = HOSTILE[0]
+    run = a_transfer(
+        writer=evil, reader=HOSTILE[1], method=evil, reason=evil, excluded=HOSTILE, details={"not measured": [evil]},
+        retention=tuple(r._replace(operation=evil, partial=HOSTILE[1]) for r in retentions(0.3, 12)),
+    )  # fmt: skip
+    page = Page(written(tmp_path, a_trace(), [with_p(a_trace()), run]))
+    assert [tag for tag, _ in page.elements].count("script") == 2
+    assert not [tag for tag, _ in page.elements if tag in ("img", "iframe", "object", "link", "base")]
+    assert not [a for _, attributes in page.elements for a in attributes if a.startswith("on")]
+
+
 # --- what it refuses ----------------------------------------------------------------------------------------
 
 
@@ -305,7 +394,7 @@ def test_json_cannot_end_its_element():
 
 def test_the_page_asks_for_nothing(tmp_path):
     trace = a_trace()
-    page = written(tmp_path, trace, rollouts=some_rollouts(trace))
+    page = written(tmp_path, trace, [with_p(trace), a_transfer()], rollouts=some_rollouts(trace))
     assert not re.search(r"https?:|url\(|@import|src=|fetch\(|XMLHttpRequest", page)
     assert {str(a["href"])[0] for _, a in Page(page).elements if "href" in a} == {"#"}
     assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page

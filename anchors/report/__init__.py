@@ -21,6 +21,7 @@ from anchors.answers import same_answer
 from anchors.plotting import SHORT
 from anchors.report import content, drawing
 from anchors.report.content import Answers
+from anchors.report.transfers import section
 from anchors.rollouts import Rollouts
 from anchors.scores import Scores
 from anchors.trace import Trace
@@ -72,7 +73,7 @@ def render(
     context = _context(trace, scores, None if rollouts is None else Answers(rollouts))
     heading = drawing.clean(title or f"Trace {trace.id}")
     return env.get_template("report.html.j2").render(
-        title=heading, transfers=[_transfer(t) for t in transfers], **_assets(), **context
+        title=heading, transfers=[section(t) for t in transfers], **_assets(), **context
     )
 
 
@@ -133,24 +134,6 @@ def _context(trace: Trace, scores: list[Scores], answers: Answers | None) -> dic
         "anchors": content.marked(scores[0]),
         "legend": data["scores"][0]["legend"],
         "data": Markup(script_json(data)),
-    }
-
-
-def _transfer(found: Transfer) -> dict[str, Any]:
-    """A transfer test in words and rows; texts come from outside and are cleaned."""
-    rows = []
-    for r in found.retention:
-        traces = int((~np.isnan(r.traces)).sum())
-        interval = "none from one trace" if np.isnan(r.low) else f"[{r.low:+.3f}, {r.high:+.3f}]"
-        value = "not measured" if np.isnan(r.value) else f"{r.value:+.3f}"
-        rows.append((r.operation, value, interval, "" if np.isnan(r.p) else f"{r.p:.3g}", traces))
-    return {
-        "title": drawing.clean(f"{found.method} anchors of {found.writer}, read by {found.reader}"),
-        "rows": rows,
-        "balance": [(b.variable, f"{b.difference:+.2f}") for b in found.balance],
-        "anchors": found.anchors,
-        "unmatched": found.unmatched,
-        "excluded": [drawing.clean(reason) for reason in found.excluded],
     }
 
 

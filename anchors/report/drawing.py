@@ -3,7 +3,8 @@
 1. A `Scale` maps a value to a tint: around zero where a method has both signs or starts near it, else over its range.
 2. A strip is one SVG a method, in sentence units; a few paths carry all its bars, however long the trace.
 3. A static matrix is one path a shade; past 60 sentences, blocks show their strongest cell.
-4. A live matrix travels as int16 steps of its bound, base64, and is drawn on a canvas.
+4. Lines, such as compression curves, are one path each, with a band for the one that matters.
+5. A live matrix travels as int16 steps of its bound, base64, and is drawn on a canvas.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import base64
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -151,6 +152,48 @@ def _area(run: list[int], lower: np.ndarray, upper: np.ndarray) -> str:
     there = " ".join(f"{k} {upper[k]:.1f}" for k in run)
     back = " ".join(f"{k} {lower[k]:.1f}" for k in reversed(run))
     return f"M{there} {back}z"
+
+
+class Lines(NamedTuple):
+    """Lines in a square of 100 by 100, y downwards: (class, path) each, the band of the last one, and the axis labels."""
+
+    paths: list[tuple[str, str]]
+    band: str
+    top: str
+    bottom: str
+
+
+def lines(
+    series: Sequence[tuple[str, Sequence[float], Sequence[float]]],
+    band: tuple[Sequence[float], Sequence[float]] | None,
+) -> Lines:
+    """Lines over x in [0, 1]; a band wider than half the lines' range on either side is cut. NaN breaks a line."""
+    found = np.array([y for _, _, ys in series for y in ys], dtype=float)
+    found = found[np.isfinite(found)]
+    low, high = (float(found.min()), float(found.max())) if found.size else (0.0, 1.0)
+    room = (high - low) / 2 or 0.5
+    ends = np.array([] if band is None else [*band[0], *band[1]], dtype=float)
+    ends = np.clip(ends[np.isfinite(ends)], low - room, high + room)
+    low, high = float(min(ends.min(initial=low), low)), float(max(ends.max(initial=high), high))
+    low, high = (low, high) if high > low else (low - room, high + room)
+
+    def point(x: float, y: float) -> str:
+        return f"{100 * x:g} {100 * (high - min(max(y, low), high)) / (high - low):.1f}"
+
+    paths = [(kind, _line([(x, y) for x, y in zip(xs, ys, strict=True)], point)) for kind, xs, ys in series]
+    edge = ""
+    if band is not None and series and np.isfinite([*band[0], *band[1]]).all():
+        xs = series[-1][1]
+        there, back = zip(xs, band[1], strict=True), reversed(list(zip(xs, band[0], strict=True)))
+        edge = "M" + " ".join(point(x, y) for x, y in [*there, *back]) + "z"
+    return Lines(paths, edge, number(high), number(low))
+
+
+def _line(points: Sequence[tuple[float, float]], point: Callable[[float, float], str]) -> str:
+    path, pen = "", "M"
+    for x, y in points:
+        path, pen = (path + pen + point(x, y), "L") if math.isfinite(y) else (path, "M")
+    return path
 
 
 def matrix_bound(matrix: Float[np.ndarray, "target source"]) -> float:

@@ -1,0 +1,125 @@
+"""The statistics of the closest prior study, so that results can be laid side by side (`preset="pairs"`).
+
+1. imp = P(outcome | sentence kept) - P(outcome | another meaning in its place), in the reader, from its rollouts.
+2. Every anchor is paired with the nearest sentence within four that is no anchor and was measured.
+3. d = sign of the writer's score x (imp of the anchor - imp of its partner). Mean over pairs; t interval over trace means.
+4. p permutes, within each sentence, which rollouts count as kept and which as replaced.
+5. Dense profile: mean percentile of the anchors among all sentences of the reader (0.5 where unrelated).
+Source: TheRootOf3/cross-model-thought-anchors (E1, E2), restated; its study orients by |effect| nowhere, nor do we.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from anchors.outcomes import first_sentence, judge
+from anchors.rollouts import Rollouts
+from anchors.similarity import Similarity
+from anchors.transfer.retention import mean_over_traces
+
+PARTNER: Final = 4
+DRAWS: Final = 2000
+
+
+class Cell(NamedTuple):
+    """One sentence in the reader: how many of how many rollouts reached the outcome, kept and replaced."""
+
+    kept: tuple[int, int]
+    replaced: tuple[int, int]
+
+    @property
+    def importance(self) -> float:
+        (k, n), (j, m) = self.kept, self.replaced
+        return k / n - j / m if n and m else float("nan")
+
+
+class PairRow(NamedTuple):
+    """One pair: writer's sign, and the two cells."""
+
+    trace: int
+    sign: float
+    anchor: Cell
+    partner: Cell
+
+    @property
+    def d(self) -> float:
+        return self.sign * (self.anchor.importance - self.partner.importance)
+
+
+def cells(runs: Rollouts, answer: str, similarity: Similarity) -> list[Cell]:
+    """Kept and replaced counts of every sentence of a trace, from the reader's rollouts at all boundaries."""
+    trace = runs.trace
+    hits = [judge(runs.answers(k), answer) for k in range(len(trace) + 1)]
+    found = []
+    for i, sentence in enumerate(trace.sentences):
+        firsts = [first_sentence(r.text) for r in runs.at(i)]
+        distinct = sorted(set(firsts) - {""})
+        same = dict(zip(distinct, similarity.same(sentence.text, distinct), strict=True)) if distinct else {}
+        other = np.array([not same.get(f, False) for f in firsts], dtype=bool)
+        replaced = hits[i][other] if len(other) else np.zeros(0, dtype=bool)
+        found.append(Cell((int(hits[i + 1].sum()), len(hits[i + 1])), (int(replaced.sum()), len(replaced))))
+    return found
+
+
+def partner_of(anchor: int, anchors: Sequence[int], importance: Float[np.ndarray, " sentence"]) -> int | None:
+    """The nearest measured sentence within four that is no anchor; the earlier of two equally near."""
+    near = sorted(range(len(importance)), key=lambda i: (abs(i - anchor), i))
+    fits = (i for i in near if 0 < abs(i - anchor) <= PARTNER and i not in anchors and not np.isnan(importance[i]))
+    return next(fits, None)
+
+
+def pair_statistics(
+    traces: Sequence[tuple[Sequence[int], Sequence[float], list[Cell]]], *, seed: int = 0
+) -> dict[str, Any]:
+    """E1 and E2 of the preset; `traces` holds (anchors, their signs, cells) of every trace."""
+    rows: list[PairRow] = []
+    percentiles = []
+    for t, (anchors, signs, row) in enumerate(traces):
+        importance = np.array([cell.importance for cell in row])
+        for anchor, sign in zip(anchors, signs, strict=True):
+            partner = partner_of(anchor, anchors, importance)
+            if partner is not None and not np.isnan(importance[anchor]):
+                rows.append(PairRow(t, sign, row[anchor], row[partner]))
+        percentiles.append(_percentile(importance, anchors))
+    means = [float(np.mean([r.d for r in rows if r.trace == t])) for t in sorted({r.trace for r in rows})]
+    dense = mean_over_traces(np.array(percentiles) - 0.5, seed=seed)
+    return {
+        "pairs": len(rows),
+        "mean d": float(np.mean([r.d for r in rows])) if rows else float("nan"),
+        "trace means": mean_over_traces(means, seed=seed),
+        "p within sentence": _permutation_p(rows, seed),
+        "percentile": dense.value + 0.5,
+        "percentile interval": (dense.low + 0.5, dense.high + 0.5),
+        "percentile p": dense.p,
+    }
+
+
+def _percentile(importance: Float[np.ndarray, " sentence"], anchors: Sequence[int]) -> float:
+    from scipy.stats import rankdata
+
+    ranks = (rankdata(importance, nan_policy="omit") - 0.5) / max(1, int((~np.isnan(importance)).sum()))
+    picked = ranks[list(anchors)]
+    return float(np.nanmean(picked)) if not np.isnan(picked).all() else float("nan")
+
+
+def _permutation_p(rows: Sequence[PairRow], seed: int) -> float:
+    """Two-sided p of the mean d when kept and replaced rollouts of a sentence are exchangeable."""
+    if not rows:
+        return float("nan")
+    rng = np.random.default_rng(seed)
+    null = np.zeros(DRAWS)
+    for row in rows:
+        null += row.sign * (_shuffled(row.anchor, rng) - _shuffled(row.partner, rng))
+    observed = sum(row.d for row in rows)
+    return float(((np.abs(null) >= abs(observed) - 1e-9).sum() + 1) / (DRAWS + 1))
+
+
+def _shuffled(cell: Cell, rng: np.random.Generator) -> Float[np.ndarray, " draw"]:
+    """Importance of a sentence when its rollouts are dealt to the two sides at random."""
+    (k, n), (j, m) = cell.kept, cell.replaced
+    kept: Int[np.ndarray, " draw"] = rng.hypergeometric(k + j, n + m - k - j, n, size=DRAWS)
+    return kept / n - (k + j - kept) / m

@@ -1,0 +1,401 @@
+"""Everything one trace contributes to a transfer run, measured once and stored: a killed run goes on with the next trace.
+
+1. Select the writer's anchors on one half of its rollouts, match controls in the reader's tokens.
+2. Read the trace with and without its reasoning, without each sentence, under each operation, corruption and budget.
+3. The record is plain numbers; all statistics are computed from records, by `anchors.transfer`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from anchors.interventions import Edit, keep
+from anchors.models.base import CapabilityError
+from anchors.reading import can_force, free_answers, shares
+from anchors.resampling import resample
+from anchors.rollouts import Rollouts
+from anchors.scores import METHODS, Scores
+from anchors.similarity import Similarity
+from anchors.trace import Trace
+from anchors.transfer.controls import corruptions, recovery_classes
+from anchors.transfer.curve import TraceCurve, trace_curves
+from anchors.transfer.inputs import Written, named, reader_scores, select_anchors
+from anchors.transfer.matching import Calipers, Covariates, Match, covariates, match_sets
+from anchors.transfer.measure import Ask, Operations, Outcome, reader_texts, set_effects, writer_texts
+from anchors.transfer.pairs import Cell, cells
+from anchors.transfer.retention import Side, estimated_effects, random_differences, sides, trace_effects
+
+RANDOM_DRAWS, RECOVERIES = 20, 8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured on every trace; see `transfer_anchors` for the meaning of each entry."""
+
+    outcome: Outcome
+    operations: tuple[str, ...]
+    k: int
+    fdr: float
+    controls: int
+    calipers: Calipers
+    n: int
+    seed: int
+    method: str
+    compressors: tuple[str, ...]
+    budgets: tuple[float, ...]
+    corrupt: bool
+    pairs: bool
+
+    def digest(self, written: Written, models: Models, others: Sequence[Trace], runs: Rollouts | None) -> str:
+        """Names a stored record: whatever else would change what is measured has another one."""
+        trace, scores = written.trace, (written.scores, written.selecting, written.held_out)
+        numbers = [None if s is None else [s.values.tolist(), s.p.tolist()] for s in scores]
+        made = [str(getattr(m, "fingerprint", getattr(m, "name", m))) for m in (models.reader, models.writer)]
+        how = [models.similarity.name, models.similarity.threshold, getattr(models.paraphrase, "__qualname__", None)]
+        swapped = [other.text for other in others] if self.corrupt else []
+        drawn = [None if r is None else list(r.cost()) for r in (written.rollouts, runs)]
+        key = json.dumps(
+            [asdict(self), trace.to_json(), written.answer, numbers, made, how, swapped, drawn], sort_keys=True
+        )
+        return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=10).hexdigest()
+
+
+@dataclass
+class Record:
+    """One trace as the reader (and the writer) read it; arrays over sentences, NaN where not measured.
+
+    `effects` holds [anchors, controls, tokens] an operation; `halves` are the reader's two half profiles: the
+    profile twice where it has no noise, None where its noise was not measured.
+    """
+
+    trace: str
+    anchors: list[int]
+    signs: list[float]
+    sets: list[list[int]]
+    unmatched: int
+    full: float
+    none: float
+    alone: float
+    effects: dict[str, list[float]]
+    writer_effects: dict[str, list[float]]
+    held_out: list[float] | None
+    singles: list[float]
+    random: list[float]
+    profile: list[float]
+    halves: list[list[float]] | None
+    compared: str
+    cells: list[list[list[int]]] | None
+    answer_tokens: int
+    covariates: list[list[Any]]
+    controls: dict[str, float] = field(default_factory=dict)
+    recovery: list[str] = field(default_factory=list)
+    curves: dict[str, list[Any]] = field(default_factory=dict)
+
+    @property
+    def match(self) -> Match:
+        return Match(tuple(self.anchors), tuple(tuple(row) for row in self.sets), ())
+
+    @property
+    def matched_on(self) -> Covariates:
+        length, position, category, mention, numbers = self.covariates
+        floats = (np.array(column, dtype=float) for column in (length, position, numbers))
+        return Covariates(next(floats), next(floats), tuple(category), np.array(mention, dtype=bool), next(floats))
+
+    def curve(self, arm: str) -> TraceCurve:
+        start, end, outcome, probability = self.curves[arm]
+        return TraceCurve(start, end, np.array(outcome, dtype=float), np.array(probability, dtype=float))
+
+    def pair_cells(self) -> list[Cell]:
+        return [Cell(tuple(kept), tuple(replaced)) for kept, replaced in self.cells or ()]  # type: ignore[arg-type]
+
+
+class LeftOut(NamedTuple):
+    """Why a trace is left out, and how many of its anchors had no control."""
+
+    reason: str
+    unmatched: int = 0
+
+
+@dataclass(frozen=True)
+class Models:
+    """Who reads: the reader, the writer where it was given, what counts as another meaning, how to paraphrase."""
+
+    reader: Any
+    writer: Any
+    similarity: Similarity
+    paraphrase: Any
+
+
+@dataclass(frozen=True)
+class Case:
+    """One trace with its matched anchors, ready to be read; `runs` are the reader's rollouts at every boundary."""
+
+    written: Written
+    models: Models
+    plan: Plan
+    others: tuple[Trace, ...]
+    covariates: Covariates
+    match: Match
+    runs: Rollouts | None
+
+    @property
+    def trace(self) -> Trace:
+        return self.written.trace
+
+    @property
+    def signs(self) -> dict[int, float]:
+        return {a: float(np.sign(self.written.selecting.values[a])) for a in self.match.anchors}
+
+    @property
+    def parts(self) -> list[Side]:
+        return sides(self.match, self.signs)
+
+    def ask(self, outcome: Outcome | None = None, model: Any = None) -> Ask:
+        plan = self.plan
+        return Ask(model or self.models.reader, outcome or plan.outcome, self.written.answer, plan.n, plan.seed)
+
+    @property
+    def whole(self) -> Ask:
+        """How whole traces are read where the plan hands over: forced, where the reader allows it."""
+        if self.plan.outcome != "handover":
+            return self.ask()
+        return self.ask("forced" if can_force(self.models.reader) else "free")
+
+
+def read_trace(
+    written: Written, models: Models, plan: Plan, others: Sequence[Trace], runs: Rollouts | None, out: Path | None
+) -> Record | LeftOut:
+    """The record of one trace, read now or taken from `out`; why it is left out where it cannot be read.
+
+    A trace whose text, answer or length the reader cannot take is left out by name, like one without a matched anchor.
+    """
+    path = None if out is None else out / f"{plan.digest(written, models, others, runs)}.json"
+    if path is not None and path.exists():
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return LeftOut(*stored) if isinstance(stored, list) else Record(**stored)
+    try:
+        case = _match(written, models, plan, others, runs)
+        record = case if isinstance(case, LeftOut) else _read(case)
+    except ValueError as error:
+        record = LeftOut(f"{written.trace.id}: {error}")
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(record if isinstance(record, LeftOut) else asdict(record)), encoding="utf-8")
+        temporary.replace(path)
+    return record
+
+
+def _match(
+    written: Written, models: Models, plan: Plan, others: Sequence[Trace], runs: Rollouts | None
+) -> Case | LeftOut:
+    trace = written.trace
+    chosen = select_anchors(written.selecting, k=plan.k, fdr=plan.fdr)
+    if not chosen:
+        return LeftOut(f"{trace.id}: the writer's scores name no anchor at fdr {plan.fdr}")
+    found = covariates(trace, models.reader, answer=written.answer)
+    taken = named(written.selecting, plan.fdr)
+    match = match_sets(found, chosen, taken=taken, sets=plan.controls, calipers=plan.calipers, seed=plan.seed)
+    if not match.anchors:
+        reason = f"{trace.id}: none of its {len(trace)} sentences is close enough to an anchor to be its control"
+        return LeftOut(reason, len(match.unmatched))
+    if runs is None and (plan.pairs or plan.outcome == "handover"):
+        runs = resample(trace, models.reader, n=plan.n, seed=plan.seed, progress=False)
+    return Case(written, models, plan, tuple(others), found, match, runs)
+
+
+def _read(case: Case) -> Record:
+    plan, parts, trace = case.plan, case.parts, case.trace
+    answer, reader = case.written.answer, case.models.reader
+    ends = case.ask("free" if plan.outcome == "handover" else None).values([Edit(trace), Edit(keep(trace, []))])
+    operations = _operations(case)
+    singles = _singles(case, operations)
+    profile, halves, compared = _profile(case, singles)
+    held_out = case.written.held_out
+    anchors, signs = list(case.match.anchors), [case.signs[a] for a in case.match.anchors]
+    random = random_differences(
+        singles, case.covariates, anchors, signs, sets=plan.controls, calipers=plan.calipers, draws=RANDOM_DRAWS,
+        seed=_own_seed(plan.seed, trace),
+    )  # fmt: skip
+    record = Record(
+        trace=trace.id,
+        anchors=anchors,
+        signs=signs,
+        sets=[list(row) for row in case.match.sets],
+        unmatched=len(case.match.unmatched),
+        full=float(ends[0]),
+        none=float(ends[1]),
+        alone=_alone(case),
+        effects=_effects(case, case.ask(), operations, singles),
+        writer_effects=_writer_effects(case, operations),
+        held_out=None if held_out is None else list(estimated_effects(held_out.values, parts)),
+        singles=singles.tolist(),
+        random=random.tolist(),
+        profile=profile.tolist(),
+        halves=halves,
+        compared=compared,
+        cells=_cells(case) if plan.pairs else None,
+        answer_tokens=_answer_tokens(reader, trace, answer),
+        covariates=[list(column) if isinstance(column, tuple) else column.tolist() for column in case.covariates],
+    )
+    _show_otherwise(case, record, profile)
+    return record
+
+
+def _own_seed(seed: int, trace: Trace) -> int:
+    """A seed of this trace's own: one for all would pick the same positions in every trace of equal length."""
+    return int.from_bytes(blake2b(f"{seed} {trace.id}".encode("utf-8", "surrogatepass"), digest_size=8).digest())
+
+
+def _effects(case: Case, ask: Ask, operations: Operations, singles: np.ndarray) -> dict[str, list[float]]:
+    """[anchors, controls, tokens] of every operation; a hand-over's first operation is its single effects, averaged."""
+    found: dict[str, list[float]] = {}
+    for place, op in enumerate(case.plan.operations):
+        if place == 0 and ask.outcome == "handover":
+            tokens = float(np.mean([case.covariates.length[list(side.match.anchors)].sum() for side in case.parts]))
+            effects = estimated_effects(singles, case.parts)._replace(tokens=tokens)
+        else:
+            effects = trace_effects(case.trace, ask, case.parts, op, operations, case.covariates.length)
+        found[op] = list(effects)
+    return found
+
+
+def _operations(case: Case) -> Operations:
+    """The other texts the operations need, drawn only where one asks for them."""
+    needed = sorted({i for row in (case.match.anchors, *case.match.sets) for i in row})
+    written, models, wanted = case.written, case.models, case.plan.operations
+    writer: dict[int, tuple[str, ...]] = {}
+    if "replace_writer" in wanted and written.rollouts is not None:
+        writer = writer_texts(written.rollouts, needed, similarity=models.similarity)
+    elif "replace_writer" in wanted and models.writer is not None:
+        writer = reader_texts(case.trace, models.writer, needed, similarity=models.similarity, seed=case.plan.seed)
+    reader: dict[int, tuple[str, ...]] = {}
+    if "replace_reader" in wanted:
+        reader = reader_texts(case.trace, models.reader, needed, similarity=models.similarity, seed=case.plan.seed)
+    return Operations(writer, reader, models.paraphrase)
+
+
+def _singles(case: Case, operations: Operations) -> np.ndarray:
+    """Effect of every single sentence under the first operation [sentence]."""
+    first = case.plan.operations[0]
+    if case.plan.outcome == "handover" and first == "delete" and case.runs is not None:
+        return np.diff(_boundary_shares(case.runs, case.written.answer))
+    if first not in ("delete", "block"):
+        kept = {i for row in (case.match.anchors, *case.match.sets) for i in row}
+        found = np.full(len(case.trace), np.nan)
+        order = sorted(kept)
+        found[order] = set_effects(case.trace, case.ask(), [[i] for i in order], first, operations)
+        return found
+    return set_effects(case.trace, case.ask(), [[i] for i in range(len(case.trace))], first, operations)
+
+
+def _boundary_shares(runs: Rollouts, answer: str) -> np.ndarray:
+    """P(outcome) at the S + 1 boundaries."""
+    return shares([runs.answers(k) for k in range(len(runs.trace) + 1)], answer)
+
+
+def _writer_effects(case: Case, operations: Operations) -> dict[str, list[float]]:
+    """The same effects in the writer: a hand-over's from its held-out rollouts, others from the model where given."""
+    writer, plan, rollouts = case.models.writer, case.plan, case.written.rollouts
+    found: dict[str, list[float]] = {}
+    if plan.outcome == "handover" and rollouts is not None and "delete" in plan.operations:
+        odd = rollouts.held(r for k in range(len(case.trace) + 1) for r in rollouts.at(k) if r.sample % 2)
+        singles = np.diff(_boundary_shares(odd, case.written.answer))
+        found["delete"] = list(estimated_effects(singles, case.parts))
+    if writer is None or (plan.outcome == "forced" and not can_force(writer)):
+        return found
+    ask, lengths = case.ask(model=writer), case.covariates.length
+    rest = [op for op in plan.operations if op not in found]
+    return found | {op: list(trace_effects(case.trace, ask, case.parts, op, operations, lengths)) for op in rest}
+
+
+def _profile(case: Case, singles: np.ndarray) -> tuple[np.ndarray, list[list[float]] | None, str]:
+    """The reader's scores that the writer's are ranked against, halves of them where they have noise, and their name."""
+    method, models, runs = case.plan.method, case.models, case.runs
+    try:
+        whole = reader_scores(case.written, method, models.reader, runs, models.similarity)
+    except (ValueError, CapabilityError):
+        whole = None
+    if whole is None:
+        what = "forced answer" if case.plan.outcome == "forced" else "continuations"
+        exact = case.plan.outcome == "forced" and not case.plan.operations[0].startswith("replace")
+        return (
+            singles,
+            [singles.tolist()] * 2 if exact else None,
+            f"the reader's {case.plan.operations[0]} effect on {what}, sentence by sentence",
+        )
+    if METHODS[method].needs == "model" or runs is None:
+        return whole.values, [whole.values.tolist()] * 2, f"the reader's own {method} scores"
+    parts = [
+        runs.held(r for k in range(len(case.trace) + 1) for r in runs.at(k) if r.sample % 2 == side) for side in (0, 1)
+    ]
+    halves = [reader_scores(case.written, method, models.reader, part, models.similarity) for part in parts]
+    return whole.values, [h.values.tolist() for h in halves if h is not None], f"the reader's own {method} scores"
+
+
+def _alone(case: Case) -> float:
+    """P(outcome) when the reader reasons on its own from the prompt; NaN where it cannot write."""
+    if not hasattr(case.models.reader, "generate"):
+        return float("nan")
+    if case.runs is not None:
+        return float(_boundary_shares(case.runs, case.written.answer)[0])
+    drawn = free_answers([keep(case.trace, [])], case.models.reader, n=case.plan.n, seed=case.plan.seed)
+    return float(shares(drawn, case.written.answer)[0])
+
+
+def _cells(case: Case) -> list[list[list[int]]]:
+    assert case.runs is not None
+    found = cells(case.runs, case.written.answer, case.models.similarity)
+    return [[list(cell.kept), list(cell.replaced)] for cell in found]
+
+
+def _answer_tokens(reader: Any, trace: Trace, answer: str) -> int:
+    """Tokens of the answer in the reader's tokenizer; 0 where it has none here. ValueError where it cannot be spelled."""
+    if not hasattr(reader, "encode"):
+        return 0
+    text = f"{trace.prompt[-20:]} {answer}"
+    offsets = reader.encode(text).offsets
+    return sum(end > len(text) - len(answer) for _, end in offsets)
+
+
+def _show_otherwise(case: Case, record: Record, profile: np.ndarray) -> None:
+    """Corruptions, recovery and compression curves, where the plan asks for them."""
+    plan, trace, answer = case.plan, case.trace, case.written.answer
+    if plan.corrupt:
+        controls = sorted({i for row in case.match.sets[:1] for i in row})
+        edits = corruptions(
+            trace, anchors=record.anchors, controls=controls, others=case.others, answer=answer,
+            length=_length(case.models.reader), how=case.models.paraphrase, seed=plan.seed,
+        )  # fmt: skip
+        record.controls = dict(zip(edits, case.whole.values(list(edits.values())).tolist(), strict=True))
+        record.recovery = (
+            []
+            if not hasattr(case.models.reader, "generate")
+            else recovery_classes(
+                trace,
+                case.models.reader,
+                anchors=record.anchors,
+                answer=answer,
+                n=min(plan.n, RECOVERIES),
+                seed=plan.seed,
+            )
+        )
+    if plan.compressors:
+        reader_profile = Scores.of(trace, "reader", profile, unit="")
+        curves = trace_curves(
+            trace, case.whole, compressors=plan.compressors, budgets=plan.budgets, scores=case.written.selecting,
+            reader_scores=reader_profile, seed=plan.seed,
+        )  # fmt: skip
+        record.curves = {arm: [c.start, c.end, c.outcome.tolist(), c.probability.tolist()] for arm, c in curves.items()}
+
+
+def _length(reader: Any) -> Callable[[str], int]:
+    """Length of a text in the reader's tokens, in characters where it has no tokenizer here."""
+    return len if not hasattr(reader, "encode") else lambda text: len(reader.encode(text).ids)

@@ -1,0 +1,103 @@
+"""A transfer run in plain words, for the terminal and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from anchors.transfer.results import Controls, Curve, Rank, Retention, Transfer
+
+
+def in_words(run: Transfer) -> str:
+    """Verdict first, then what it rests on."""
+    lines = [
+        f"{run.writer} -> {run.reader}: {run.verdict.upper()}",
+        f"  {run.reason}",
+        f"  {run.method} anchors, outcome: {run.unit}; {run.traces} traces, {run.anchors} anchors matched, "
+        f"{run.unmatched} not ({_share(run.unmatched, run.anchors + run.unmatched)})",
+        "gate (fixed before the run)",
+    ]
+    lines += [f"  {_mark(c.passed)} {c.name}: {c.found}" for c in run.gate.conditions]
+    lines += ["retention (reader's effect of the anchors over matched controls)"]
+    lines += [line for retention in run.retention for line in _retention(retention)]
+    lines += (
+        ["  balance: " + ", ".join(f"{b.variable} {b.difference:+.2f} sd" for b in run.balance)] if run.balance else []
+    )
+    lines += list(_rank(run.rank)) if run.rank else []
+    lines += list(_curves(run.curve))
+    lines += list(_controls(run.controls)) if run.controls else []
+    lines += list(_pairs(run)) if run.pairs else []
+    lines += [f"  left out: {reason}" for reason in run.excluded]
+    lines += [f"  not measured: {reason}" for reason in run.details["not measured"]]
+    lines += ["one writer and one reader model: nothing is said about other training seeds of either"]
+    return "\n".join(lines)
+
+
+def _mark(passed: bool | None) -> str:
+    return {True: "passed ", False: "FAILED ", None: "unknown"}[passed]
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.0%}" if whole else "none"
+
+
+def _retention(r: Retention) -> Iterator[str]:
+    yield f"  {r.operation}: d = {r.reader}; bootstrap [{r.reader.boot_low:+.3f}, {r.reader.boot_high:+.3f}]"
+    yield f"    anchors {r.anchors.value:+.3f}, controls {r.controls.value:+.3f}; per token removed {r.per_token.value:+.4f}"
+    if r.writer is not None:
+        yield f"    in the writer: d = {r.writer}"
+    if r.ratio is not None:
+        yield f"    retained: {r.ratio[0]:.2f} of the writer's effect [{r.ratio[1]:.2f}, {r.ratio[2]:.2f}]"
+    if r.partial:
+        yield f"    {r.partial}"
+
+
+def _rank(rank: Rank) -> Iterator[str]:
+    yield f"rank agreement with {rank.compared}"
+    yield f"  Spearman {rank.spearman}; permutation within traces p = {rank.p:.2g}"
+    yield f"  Kendall {rank.kendall.value:+.3f}; position, length, mention and headroom taken out: {rank.partial}"
+    if rank.ceiling == rank.ceiling:
+        yield (
+            f"  ceiling {rank.ceiling:.2f} (reliability {rank.writer_reliability:.2f} and {rank.reader_reliability:.2f}); "
+            f"{rank.corrected:.2f} of it reached"
+        )
+    yield f"  overlap of the top {rank.overlap:.2f}, by chance {rank.chance:.2f}, p = {rank.overlap_p:.2g}"
+    p = rank.percentile
+    yield f"  the anchors' percentile in the reader {p.value:.2f} [{p.low:.2f}, {p.high:.2f}], 0.50 where unrelated"
+
+
+def _curves(curves: tuple[Curve, ...]) -> Iterator[str]:
+    for arm in dict.fromkeys(curve.arm for curve in curves):
+        ends = (
+            "0 nothing lost before the end, 1 all at once" if arm == "deletion" else "0 no trace, 1 whole trace at once"
+        )
+        yield f"compression, {arm}: normalised area ({ends}); anchors less each, Holm"
+        rows = sorted((c for c in curves if c.arm == arm), key=lambda c: -c.area if c.area == c.area else 0.0)
+        for c in rows:
+            gain = (
+                ""
+                if c.gain != c.gain
+                else f"  gain {c.gain:+.3f} [{c.gain_low:+.3f}, {c.gain_high:+.3f}], p = {c.p:.2g}"
+            )
+            area = "undefined: the whole trace is no better than none" if c.area != c.area else ""
+            yield f"  {c.compressor:22s} {area or f'{c.area:+.3f} [{c.area_low:+.3f}, {c.area_high:+.3f}]'}{gain}"
+
+
+def _controls(controls: Controls) -> Iterator[str]:
+    yield "the trace shown otherwise (outcome of the reader)"
+    yield "  " + ", ".join(f"{name} {mean.value:+.3f}" for name, mean in controls.outcomes.items())
+    for c in controls.contrasts:
+        yield f"  {c.name} ({c.formula}): {c.difference}, Holm p = {c.p_holm:.2g}"
+    if controls.recovery:
+        shares = ", ".join(f"{kind} {share:.0%}" for kind, share in controls.recovery.items())
+        yield f"  after a number of an anchor was altered the reader: {shares}"
+
+
+def _pairs(run: Transfer) -> Iterator[str]:
+    found = run.pairs or {}
+    yield "pairs preset (partner within 4 sentences)"
+    yield (
+        f"  {found['pairs']} pairs, mean d {found['mean d']:+.3f}, trace means {found['trace means']}, "
+        f"permutation within sentence p = {found['p within sentence']:.2g}"
+    )
+    low, high = found["percentile interval"]
+    yield f"  dense profile: anchors' percentile {found['percentile']:.3f} [{low:.3f}, {high:.3f}], p = {found['percentile p']:.2g}"
