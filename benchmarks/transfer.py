@@ -17,6 +17,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np
 
-from anchors import Rollouts, Scores, Trace, load_model, resample_traces, write_traces
+from anchors import Rollouts, Scores, Trace, counterfactual_importance, load_model, resample_traces, write_traces
 from anchors.interventions import Edit, block, delete
 from anchors.lab import world_trace
 from anchors.lab.oracle import WorldModel, same_event
+from anchors.lab.truth import exact_resampling_importance, read_trace
 from anchors.lab.worlds import load_world
 from anchors.models import lab_models
 from anchors.models.attention_pass import TracePass
@@ -101,6 +103,10 @@ def planted(options: argparse.Namespace) -> None:
         f"{len(runs)} traces of lab/reasoner, {sum(len(r.trace) for r in runs)} sentences; d in probability or nats a token"
     )
     print(f"{'reader':14s} {'outcome':9s} {'verdict':18s} {'d [95 %]':28s} {'writer d':9s} {'retained':20s} expected")
+    print(
+        f"exact truth of the world for these anchors and controls: d = {interval(exact_d(runs))}; "
+        "for a reader that ignores its trace: 0"
+    )
     for name in READERS:
         if name not in lab_models():
             print(f"{name:14s} skipped, not built (make zoo)")
@@ -108,6 +114,32 @@ def planted(options: argparse.Namespace) -> None:
         for outcome in ("handover", "forced"):
             found = read(runs, name, outcome, options, writer=writer)
             print_planted(name, outcome, found)
+
+
+def exact_d(runs: Sequence[Rollouts]) -> Any:
+    """d of the same anchors and controls by the world's exact resampling importance, on traces that are on the program."""
+    world, values = load_world("expression"), []
+    for run in runs:
+        try:
+            states = read_trace(world, run.trace).states
+        except ValueError:
+            continue
+        exact = exact_resampling_importance(world, states, str(run.trace.answer))
+        even = run.held(r for k in range(len(run.trace) + 1) for r in run.at(k) if r.sample % 2 == 0)
+        scores = counterfactual_importance(even, similarity=same_event(world), outcome=str(run.trace.answer))
+        parts = matched_sides(run, scores, 0)
+        values.append(estimated_effects(exact, parts).d if parts else np.nan)
+    return mean_over_traces(values)
+
+
+def matched_sides(run: Rollouts, scores: Scores, seed: int) -> list[Any]:
+    """Anchors of these scores and their matched controls, by sign."""
+    chosen = select_anchors(scores, k=3, fdr=0.05)
+    if run.trace.id not in _MATCHED:
+        _MATCHED[run.trace.id] = covariates(run.trace, _writer(), answer=str(run.trace.answer))
+    taken = [] if np.isnan(scores.p).all() else scores.anchors(fdr=0.05)
+    found = match_sets(_MATCHED[run.trace.id], chosen, taken=taken, sets=5, calipers=RELAXED, seed=seed)
+    return sides(found, {i: float(np.sign(scores.values[i])) for i in found.anchors})
 
 
 def read(runs: Sequence[Rollouts], reader: str, outcome: str, options: argparse.Namespace, **more: Any) -> Transfer:
@@ -198,17 +230,17 @@ def single_effects(
 _MATCHED: dict[str, Any] = {}
 
 
+@cache
+def _writer() -> Any:
+    return load_model("lab/reasoner")
+
+
 def random_run(runs: Sequence[Rollouts], singles: Sequence[np.ndarray], seed: int) -> bool:
     """Whether one run with random scores ends with an interval above 0."""
     rng, values = np.random.default_rng([seed, 7]), []
     for run, effects in zip(runs, singles, strict=True):
         scores = Scores.of(run.trace, "random", rng.normal(size=len(run.trace)), unit="")
-        chosen = select_anchors(scores, k=3, fdr=0.05)
-        if run.trace.id not in _MATCHED:
-            _MATCHED[run.trace.id] = covariates(run.trace, load_model("lab/reasoner"), answer=str(run.trace.answer))
-        found = match_sets(_MATCHED[run.trace.id], chosen, sets=5, calipers=RELAXED, seed=seed)
-        signs = {i: float(np.sign(scores.values[i])) for i in found.anchors}
-        values.append(estimated_effects(effects, sides(found, signs)).d)
+        values.append(estimated_effects(effects, matched_sides(run, scores, seed)).d)
     return bool(mean_over_traces(values).low > 0)
 
 

@@ -17,7 +17,7 @@ from tests.simulated import PLAN, of, one, record, run, spread
 SIMULATIONS = 200
 HALF = mean_over_traces([0.5, 0.5, 0.5])
 GAIN = mean_over_traces([1.0, 1.1, 0.9, 1.0])
-NONE = mean_over_traces([1.0, -1.1, 0.9, -1.0])
+NONE = mean_over_traces([1.2, -1.1, 0.9, -0.6])
 EMPTY = mean_over_traces([])
 CALM = np.array([[1.0, -1.0], [-1.0, 1.0]] * 3)
 ALARMED = np.ones((6, 20))

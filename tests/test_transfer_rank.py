@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import hypergeom, kendalltau, rankdata, spearmanr
 
+from anchors.stats import mean_rank_correlation
 from anchors.transfer import transfer_anchors
 from anchors.transfer.matching import Covariates
 from anchors.transfer.rank import Profiles, rank_agreement
@@ -50,7 +51,9 @@ def test_agreement_is_the_mean_of_the_traces_correlations(random_pairs):
     np.testing.assert_allclose(found.spearman.traces, rho)
     np.testing.assert_allclose(found.kendall.traces, tau)
     assert found.spearman.value == pytest.approx(np.mean(rho)) and found.compared == "scores"
-    assert found.spearman.boot_low < found.spearman.value < found.spearman.boot_high
+    both = mean_rank_correlation(found.spearman.traces, seed=0)
+    assert (found.spearman.low, found.spearman.high) == pytest.approx(tuple(both.bootstrap))
+    assert (found.spearman.boot_low, found.spearman.boot_high) == pytest.approx(tuple(both.fisher))
     assert found.spearman.low < found.spearman.value < found.spearman.high
     assert found.p < 0.01
     percentiles = [((rankdata(r) - 0.5) / len(r))[[1, 2]].mean() for _, r in random_pairs]

@@ -196,8 +196,7 @@ def mean_percentile(
     """
     if len(anchors) != len(b):
         raise ValueError(f"anchors of {len(anchors)} traces and profiles of {len(b)}; give both for every trace")
-    pairs = zip(anchors, b, strict=True)
-    found = measured([_anchor_percentile(i, picked, np.asarray(y, float)) for i, (picked, y) in enumerate(pairs)])
+    found = measured([anchor_percentile(picked, profile) for picked, profile in zip(anchors, b, strict=True)])
     if not len(found):
         return Percentile(np.nan, np.nan, np.nan, np.nan, 0)
     low, high = t_interval(found, level=level)
@@ -205,15 +204,23 @@ def mean_percentile(
     return Percentile(float(found.mean()), float(low), float(high), p, len(found))
 
 
-def _anchor_percentile(trace: int, picked: Sequence[int], scores: Float[np.ndarray, " sentence"]) -> float:
+def anchor_percentile(picked: Sequence[int], scores: Numbers) -> float:
+    """Mean percentile (rank - 1/2) / n of some sentences among the measured ones of a trace; NaN where none was measured.
+
+    Raises:
+        ValueError: an index that is no sentence.
+
+    >>> anchor_percentile([3], [0.1, 0.2, 0.3, 0.4])
+    0.875
+    """
     from scipy.stats import rankdata
 
-    wrong = [i for i in picked if not 0 <= i < len(scores)]
+    profile = np.asarray(scores, dtype=float)
+    wrong = [i for i in picked if not 0 <= i < len(profile)]
     if wrong:
-        raise ValueError(f"anchor {wrong[0]} of trace {trace} is none of its {len(scores)} sentences; give indices")
-    ranks = rankdata(scores, nan_policy="omit")
-    found = measured(ranks[list(picked)])
-    return float((found.mean() - 0.5) / (~np.isnan(scores)).sum()) if len(found) else float("nan")
+        raise ValueError(f"anchor {wrong[0]} is none of {len(profile)} sentences; give indices")
+    found = measured(rankdata(profile, nan_policy="omit")[list(picked)])
+    return float((found.mean() - 0.5) / (~np.isnan(profile)).sum()) if len(found) else float("nan")
 
 
 def _rows(pairs: Sequence[Pair]) -> list[Float[np.ndarray, "side sentence"]]:

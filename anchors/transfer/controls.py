@@ -51,7 +51,7 @@ CONTRASTS: Final = {
     "sufficiency": ("anchors only", "none"),
 }
 RECOVERY: Final = ("copied", "explicit", "silent")
-_DOUBT = re.compile(r"\b(wait|mistake|wrong|error|incorrect|again|correct(ion|ed)?|should be|actually)\b", re.I)
+_DOUBT = re.compile(r"\b(wait|mistake|wrong|error|incorrect|again|correct(?:ion|ed)|should be|actually)\b", re.I)
 
 
 def corruptions(

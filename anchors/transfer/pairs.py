@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from anchors.outcomes import first_sentence, judge
 from anchors.rollouts import Rollouts
 from anchors.similarity import Similarity
+from anchors.stats import anchor_percentile
 from anchors.transfer.retention import mean_over_traces
 
 PARTNER: Final = 4
@@ -84,7 +85,7 @@ def pair_statistics(
             partner = partner_of(anchor, anchors, importance)
             if partner is not None and not np.isnan(importance[anchor]):
                 rows.append(PairRow(t, sign, row[anchor], row[partner]))
-        percentiles.append(_percentile(importance, anchors))
+        percentiles.append(anchor_percentile(anchors, importance))
     means = [float(np.mean([r.d for r in rows if r.trace == t])) for t in sorted({r.trace for r in rows})]
     dense = mean_over_traces(np.array(percentiles) - 0.5, seed=seed)
     return {
@@ -96,14 +97,6 @@ def pair_statistics(
         "percentile interval": (dense.low + 0.5, dense.high + 0.5),
         "percentile p": dense.p,
     }
-
-
-def _percentile(importance: Float[np.ndarray, " sentence"], anchors: Sequence[int]) -> float:
-    from scipy.stats import rankdata
-
-    ranks = (rankdata(importance, nan_policy="omit") - 0.5) / max(1, int((~np.isnan(importance)).sum()))
-    picked = ranks[list(anchors)]
-    return float(np.nanmean(picked)) if not np.isnan(picked).all() else float("nan")
 
 
 def _permutation_p(rows: Sequence[PairRow], seed: int) -> float:

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from anchors.stats import (
+    anchor_percentile,
     kendall,
     mean_rank_correlation,
     partial_spearman,
@@ -99,13 +100,7 @@ def _partial(p: Profiles) -> float:
 
 def _percentile(profiles: Sequence[Profiles], seed: int) -> Mean:
     """Mean rank share of the writer's anchors in the reader's profile; p and the interval's null value are about 0.5."""
-    from scipy.stats import rankdata
-
-    found = []
-    for p in profiles:
-        ranks = (rankdata(p.reader, nan_policy="omit") - 0.5) / max(1, int((~np.isnan(p.reader)).sum()))
-        picked = ranks[list(p.anchors)]
-        found.append(np.nanmean(picked) if not np.isnan(picked).all() else np.nan)
-    above = mean_over_traces(np.array(found, dtype=float) - 0.5, seed=seed)
+    found = np.array([anchor_percentile(p.anchors, p.reader) for p in profiles], dtype=float)
+    above = mean_over_traces(found - 0.5, seed=seed)
     low, high, boot = above.low + 0.5, above.high + 0.5, (above.boot_low + 0.5, above.boot_high + 0.5)
-    return Mean(above.value + 0.5, low, high, *boot, above.p, np.array(found, dtype=float))
+    return Mean(above.value + 0.5, low, high, *boot, above.p, found)
