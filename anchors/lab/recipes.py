@@ -22,7 +22,7 @@ RIGHT: Final = ("swapped", "filler", "answer_only")
 RECIPES: Final[dict[str, Recipe]] = {
     "reasoner": Recipe(),
     "reasoner-b": Recipe(seed=1, layers=5, width=112, heads=4, mlp=448, steps=6000),
-    "reasoner-char": Recipe(seed=2, tokenizer="char", layers=4, width=96, heads=3, mlp=384, context=2048, batch=16),
+    "reasoner-char": Recipe(seed=2, tokenizer="char", context=2048, steps=8500, batch=16),
     "drafter": Recipe(seed=3, regime="draft"),
     "swapped": Recipe(seed=4, regime="swapped", steps=3000),
     "answer-only": Recipe(seed=5, regime="answer_only", batch=128, steps=4000),
