@@ -36,7 +36,8 @@ def record(number: int, d: float, *, writer: float | None = 1.0, **changed: Any)
         "writer_effects": {} if writer is None else {"delete": [writer + 0.5, 0.5, 4.0]}, "held_out": None,
         "singles": [0.1, 0.5, 0.2, 0.4, 0.3], "random": [float((-1) ** number)] * 20,
         "profile": [0.1, 0.5, 0.2, 0.4, 0.3], "halves": None, "compared": "a profile", "cells": None,
-        "answer_tokens": 1, "covariates": [length, position, ["x"] * 5, [False] * 5, plain],
+        "answer_tokens": 1, "answered": [np.nan, np.nan], "scored": [1.0, 1.0],
+        "covariates": [length, position, ["x"] * 5, [False] * 5, plain],
     }  # fmt: skip
     return Record(**(base | changed))
 

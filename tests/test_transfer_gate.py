@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from anchors.stats import minimum_detectable_effect, tost
+from anchors.stats import minimum_detectable_effect, relative_tost
 from anchors.transfer.gate import allowed_alarms, open_gate
 from anchors.transfer.retention import mean_over_traces
 from anchors.transfer.trace_reading import Models, Plan, read_trace
@@ -96,8 +96,10 @@ def test_absence_is_shown_only_within_the_margin():
     d = [0.02, -0.03, 0.01, -0.02, 0.0, 0.03]
     found = run(d)
     assert found.verdict == "does not transfer" and found.retention[0].writer is not None
-    assert "within 0.250 nats a token of none (25% of the writer's)" in found.reason
-    assert f"p = {tost(d, 0.25).p:.2g}" in found.reason
+    assert "within 25% of the writer's of none" in found.reason
+    assert found.retention[0].writer is not None
+    expected = relative_tost(d, found.retention[0].writer.traces, 0.25)
+    assert f"p = {expected.p:.2g}" in found.reason and found.retention[0].equivalence == pytest.approx(expected)
     assert run(d, margin=0.01).verdict == "inconclusive", "a narrower margin is not shown by these data"
     assert run(d, writer=[0.02, 0.03] * 3).verdict == "inconclusive", "the margin is a share of the writer's effect"
 
@@ -106,7 +108,7 @@ def test_noise_is_inconclusive_and_says_what_would_have_been_found():
     d = [1.0, -1.2, 0.8, -0.7, 1.1, -0.9]
     found = run(d)
     assert found.verdict == "inconclusive"
-    expected = minimum_detectable_effect(d, simulations=500)
+    expected = minimum_detectable_effect(d, test="t", simulations=500)
     assert f"an effect of {expected.effect:.3f} nats a token would have been found with probability 80%" in found.reason
     assert expected.effect > 0.5
 

@@ -175,11 +175,11 @@ def test_an_operation_without_any_text_says_so():
 
 def test_free_effects_are_differences_of_shares(trace):
     a, b = trace.sentences[3].text, trace.sentences[8].text
-    reader = BlackBox({a: 0.25, b: -0.125}, alone=0.5)
+    reader = BlackBox({a: 0.25, b: -0.25}, alone=0.5)
     found = set_effects(trace, ask(reader, "free"), [[3], [8], [3, 8], [5]], "delete", NOTHING)
-    np.testing.assert_allclose(found, [0.25, -0.125, 0.125, 0.0])
+    np.testing.assert_allclose(found, [0.25, -0.25, 0.0, 0.0])
     read = ask(reader, "free").read([Edit(trace), Edit(delete(trace, [3]))])
-    np.testing.assert_allclose(read.outcome, [0.625, 0.375])
+    np.testing.assert_allclose(read.outcome, [0.5, 0.25])
     np.testing.assert_allclose(read.probability, read.outcome)
 
 
@@ -299,3 +299,29 @@ def test_random_sentences_are_drawn_for_each_trace_of_its_own():
     found = np.array(rows)
     assert found.shape == (8, 20) and not any(np.array_equal(found[0], row) for row in found[1:])
     assert ((found > 0.5).sum(0) < 5).all(), "no draw takes the heavy sentence in most traces"
+
+
+def test_a_reader_never_draws_the_rollouts_that_selected_the_anchors():
+    """Rollouts depend on (seed, trace, position, sample): two like models under one seed write the same texts."""
+    from anchors import load_model, resample, write_trace
+    from anchors.transfer.trace_reading import _reader_seed
+
+    model = load_model("lab/reasoner")
+    trace = write_trace("Find 8 - 6 * 2 modulo 10.", model, seed=2)
+    drawn = {seed: resample(trace, model, n=6, seed=seed, progress=False) for seed in (0, _reader_seed(0))}
+    own, other = ([r.text for r in run.at(0)] for run in drawn.values())
+    assert sum(a == b for a, b in zip(own, other, strict=True)) < 3
+    assert len({_reader_seed(seed) for seed in range(100)} - set(range(100))) == 100
+
+
+def test_rollouts_given_for_the_reader_must_be_its_own_and_of_another_seed():
+    from anchors import load_model, resample, write_trace
+
+    writer, reader = load_model("lab/reasoner"), load_model("lab/reasoner-b")
+    trace = write_trace("Find 8 - 6 * 2 modulo 10.", writer, seed=2)
+    run = resample(trace, writer, n=4, seed=0, progress=False)
+    with pytest.raises(ValueError, match="were drawn by lab/reasoner, not by"):
+        transfer_anchors(run, reader=reader, outcome="handover", reader_runs=[run])
+    same_seed = resample(trace, reader, n=4, seed=0, progress=False)
+    with pytest.raises(ValueError, match="have seed 0, as the writer's"):
+        transfer_anchors(run, reader=reader, outcome="handover", reader_runs=[same_seed])

@@ -96,14 +96,14 @@ def test_cells_count_kept_and_replaced_rollouts():
     own = [s.text for s in trace.sentences]
     other = "Quite another thing to say."
     rows = [
-        [f" {own[0]}{YES}", f" {other}{NO}", f" {other}{YES}", NO],
-        [f" {other}{YES}", f" {own[1]}{NO}", f" {other}{YES}"],
+        [f" {own[0]}{YES}", f" {other}{NO}", f" {other}{YES}", NO, NO, f" {other}{YES}"],
+        [f" {other}{YES}", f" {own[1]}{NO}", f" {other}{NO}", f" {other}{YES}"],
         [YES, NO],
         [],
     ]
     found = cells(rollouts(trace, rows), "7", SAME_TEXT)
-    assert found[0] == Cell((2, 3), (1, 3)), "an end at once is a replacement, and does not answer 7 here"
-    assert found[1] == Cell((1, 2), (2, 2)) and found[2] == Cell((0, 0), (1, 2))
+    assert found[0] == Cell((1, 2), (1, 3)), "even samples kept, odd ones replaced; an end at once is a replacement"
+    assert found[1] == Cell((1, 1), (1, 1)) and found[2] == Cell((0, 0), (0, 1))
     assert np.isnan(found[2].importance)
 
 
@@ -131,3 +131,16 @@ def test_rollouts_of_the_reader_that_are_given_are_used():
     )  # fmt: skip
     assert run.pairs is not None and run.pairs["mean d"] == 1.0
     assert run.gate.conditions[0].found.endswith("0.00"), "P(outcome) without the trace is read from them too"
+
+
+def test_neighbours_share_no_rollout_so_the_permutation_keeps_its_level():
+    """Anchor and partner are adjacent, as they mostly are; nothing is planted."""
+    trace, fired = build_trace(words=[4] * 4), 0
+    for repetition in range(120):
+        rng = np.random.default_rng(repetition)
+        pairs = []
+        for _ in range(8):
+            rows = [[YES if rng.random() < 0.5 else NO for _ in range(24)] for _ in range(5)]
+            pairs.append(([1], [1.0], cells(rollouts(trace, rows), "7", SAME_TEXT)))
+        fired += pair_statistics(pairs, seed=repetition)["p within sentence"] < 0.05
+    assert fired <= 120 * 0.05 + 3 * np.sqrt(120 * 0.05 * 0.95)

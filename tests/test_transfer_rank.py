@@ -26,7 +26,7 @@ def columns(n, *, length=None, mention=None):
 
 def profiles(writer, reader, *, halves=(None, None), anchors=(0,), covariates=None, headroom=None):
     w, r = np.array(writer, dtype=float), np.array(reader, dtype=float)
-    return Profiles(w, r, halves[0], halves[1], anchors, covariates or columns(len(w)), headroom)
+    return Profiles(w, r, halves[0], halves[1], anchors, (1.0,) * len(anchors), covariates or columns(len(w)), headroom)
 
 
 def exact(writer, reader, **options):

@@ -60,9 +60,9 @@ def retentions(d: float, traces: int) -> tuple[Retention, ...]:
     reader = a_mean(d, traces=traces)
     parts = (a_mean(d + 0.1, traces=traces), a_mean(0.1, traces=traces), per_token)
     return (
-        Retention("delete", reader, writer, *parts, (d / 0.5, d / 0.5 - 0.2, d / 0.5 + 0.2)),
+        Retention("delete", reader, writer, *parts, (d / 0.5, d / 0.5 - 0.2, d / 0.5 + 0.2), None),
         Retention(
-            "replace_reader", a_mean(d / 2, traces=traces, seed=2), None, *parts, None, "not given: writer=model"
+            "replace_reader", a_mean(d / 2, traces=traces, seed=2), None, *parts, None, None, "not given: writer=model"
         ),
     )
 
@@ -119,7 +119,13 @@ def a_transfer(d: float = 0.3, *, traces: int = 12, **changes: Any) -> Transfer:
         "unmatched": 4,
         "traces": traces,
         "excluded": ("t9: the writer's scores name no anchor at fdr 0.05",),
-        "details": {"trace ids": [f"t{i}" for i in range(traces)], "n": 50},
+        "details": {
+            "trace ids": [f"t{i}" for i in range(traces)],
+            "n": 50,
+            "not measured": [],
+            "P(answered), whole trace and none": [float("nan")] * 2,
+            "secondary tests, Holm p": {"percentile": 0.2},
+        },
     }
     return Transfer(**(fields | changes))
 

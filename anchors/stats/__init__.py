@@ -21,7 +21,7 @@ from anchors.stats.counts import (
     total_variation,
     wilson_interval,
 )
-from anchors.stats.equivalence import Equivalence, tost
+from anchors.stats.equivalence import Equivalence, relative_tost, tost
 from anchors.stats.intervals import bootstrap_interval, mean_interval, measured, quantile_interval, t_interval
 from anchors.stats.multiple import benjamini_hochberg, benjamini_hochberg_adjusted, holm, holm_adjusted
 from anchors.stats.power import Detectable, Power, minimum_detectable_effect, simulate_power
@@ -84,6 +84,7 @@ __all__ = [
     "partial_spearman",
     "permutation_p",
     "quantile_interval",
+    "relative_tost",
     "reliability_ceiling",
     "sign_flip_p",
     "simulate_power",

@@ -26,6 +26,37 @@ class Equivalence(NamedTuple):
     traces: int
 
 
+def relative_tost(values: Numbers, reference: Numbers, margin: float, *, level: float = 0.05) -> Equivalence:
+    """Test that |mean(values)| < margin x mean(reference), the reference being an estimate over the same traces.
+
+    Two one-sided paired t-tests: values + margin x reference above 0, and values - margin x reference below 0; p is the larger
+    one (Hauschke, Kieser & Hothorn 1999). The interval is that of `values` alone, of level 1 - 2 level. Pairs with a NaN are
+    dropped.
+
+    Raises:
+        ValueError: a margin that is not above 0.
+
+    >>> found = relative_tost([0.01, -0.02, 0.0, 0.01], [0.4, 0.5, 0.6, 0.5], 0.25)
+    >>> round(found.p, 4), found.equivalent
+    (0.0015, True)
+    """
+    from scipy.special import stdtr
+
+    if not margin > 0:
+        raise ValueError(f"margin is {margin}; equivalence needs a margin above 0, as a share of the reference")
+    x, y = (np.asarray(column, dtype=float) for column in (values, reference))
+    kept = ~np.isnan(x) & ~np.isnan(y)
+    x, y = x[kept], y[kept]
+    if len(x) < 2:
+        return Equivalence(float(x.mean()) if len(x) else np.nan, np.nan, np.nan, np.nan, False, len(x))
+    p = 0.0
+    for side in (margin * y + x, margin * y - x):
+        se = side.std(ddof=1) / np.sqrt(len(side))
+        p = max(p, float(stdtr(len(side) - 1, -side.mean() / se)) if se > 0 else float(side.mean() <= 0))
+    low, high = t_interval(x, level=1 - 2 * level)
+    return Equivalence(float(x.mean()), p, float(low), float(high), p <= level, len(x))
+
+
 def tost(values: Numbers, margin: float, *, level: float = 0.05) -> Equivalence:
     """Test that |mean| < margin by two one-sided t-tests on values, one a trace, in their unit.
 

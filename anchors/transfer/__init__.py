@@ -128,6 +128,7 @@ def transfer_anchors(
     _check_plan(plan, preset)
     models = Models(reader, writer, similarity or default_similarity(), paraphrase)
     runs = {run.trace.id: run for run in reader_runs}
+    _check_runs(reader_runs, items, reader)
     traces = [w.trace for w in inputs.written]
     records, excluded, unmatched = [], list(inputs.excluded), 0
     for w in tqdm(inputs.written, desc=f"reading by {reader.name}", disable=None if progress else True):
@@ -143,7 +144,9 @@ def transfer_anchors(
 
 def _own_answers(items: Sequence[Given], reader: Any, *, n: int, seed: int) -> dict[str, str]:
     """The reader's commonest answer to each trace's prompt, without the trace; traces it never answers are missing."""
-    drawn = free_answers([keep(item.trace, []) for item in items], reader, n=n, seed=seed)
+    drawn = free_answers(
+        [keep(item.trace, []) for item in items], reader, n=n, seed=seed + 1
+    )  # not those it is read by
     given = {item.trace.id: [a for a in row if a != NO_ANSWER] for item, row in zip(items, drawn, strict=True)}
     return {name: Counter(row).most_common(1)[0][0] for name, row in given.items() if row}
 
@@ -156,6 +159,22 @@ def _check_reader(inputs: Inputs, items: Sequence[Given], reader: Any, writer: A
             f"writer and reader are the same model, {reader.name}: that is the self-effect, which every run with writer= "
             "reports. Give another reader, or itself=True"
         )
+
+
+def _check_runs(reader_runs: Sequence[Rollouts], items: Sequence[Given], reader: Any) -> None:
+    """Rollouts given for the reader must be the reader's, and drawn under another seed than those that select anchors."""
+    seeds = {item.store.settings.get("seed") for item in items if isinstance(item, Rollouts)} - {None}
+    for run in reader_runs:
+        made = run.store.settings
+        if made.get("weights", "unknown") != getattr(reader, "fingerprint", made.get("weights", "unknown")):
+            raise ValueError(
+                f"reader_runs of trace {run.trace.id} were drawn by {made.get('model')}, not by {reader.name}"
+            )
+        if made.get("seed") in seeds:
+            raise ValueError(
+                f"reader_runs of trace {run.trace.id} have seed {made['seed']}, as the writer's rollouts: two like models then "
+                "draw the same texts. Draw them under another seed"
+            )
 
 
 def _operations(

@@ -1,18 +1,18 @@
 """From the records of all traces to one `Transfer`: means, tests, gate and verdict.
 
 1. Every statistic is a mean over traces with its interval; the verdict reads them in a fixed order.
-2. Gate failed: no verdict. Interval of d above 0: transfers. Equivalence shown: does not transfer. Else inconclusive,
-   with the effect that would have been found.
+2. Gate failed: no verdict. Interval of d above 0: transfers. Equivalence shown, or an effect against the writer's sign: does
+   not transfer. Else inconclusive, with the effect that would have been found.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from anchors.stats import fieller, minimum_detectable_effect, tost
+from anchors.stats import fieller, holm_adjusted, minimum_detectable_effect, relative_tost
 from anchors.transfer.controls import compare_controls
 from anchors.transfer.curve import compare_curves
 from anchors.transfer.gate import open_gate
@@ -20,7 +20,7 @@ from anchors.transfer.inputs import Inputs, Written
 from anchors.transfer.matching import balance
 from anchors.transfer.pairs import pair_statistics
 from anchors.transfer.rank import Profiles, rank_agreement
-from anchors.transfer.results import Gate, Mean, Retention, Transfer, Verdict
+from anchors.transfer.results import Gate, Mean, Rank, Retention, Transfer, Verdict
 from anchors.transfer.retention import mean_over_traces
 from anchors.transfer.trace_reading import Plan, Record
 
@@ -38,7 +38,7 @@ def assemble(
 ) -> Transfer:
     """All statistics of a run from the records of its traces; `unmatched` anchors are those of traces left out."""
     rows = [record for _, record in records]
-    retention = tuple(_retention(op, rows, plan.seed) for op in plan.operations)
+    retention = tuple(_retention(op, rows, margin, plan.seed) for op in plan.operations)
     unit = "nats a token" if plan.outcome == "forced" else "probability"
     gate = open_gate(
         alone=mean_over_traces([r.alone for r in rows]),
@@ -47,6 +47,10 @@ def assemble(
         random=np.array([r.random for r in rows], dtype=float) if rows else np.zeros((0, 0)),
         unit=unit,
     )
+    rank = None
+    if rows:
+        profiles = [_profiles(w, r) for w, r in records if r.compared == rows[0].compared]
+        rank = rank_agreement(profiles, k=plan.k, compared=rows[0].compared, seed=plan.seed)
     verdict, reason = _verdict(gate, retention[0], margin, unit)
     return Transfer(
         writer=inputs.writer,
@@ -56,9 +60,7 @@ def assemble(
         verdict=verdict,
         reason=reason,
         gate=gate,
-        rank=rank_agreement([_profiles(w, r) for w, r in records], k=plan.k, compared=rows[0].compared, seed=plan.seed)
-        if rows
-        else None,
+        rank=rank,
         retention=retention,
         balance=balance([(r.matched_on, r.match) for r in rows]),
         curve=compare_curves(
@@ -79,7 +81,8 @@ def assemble(
         unmatched=unmatched + sum(r.unmatched for r in rows),
         traces=len(rows),
         excluded=tuple(excluded),
-        details=_details(plan, rows, reader, margin, refused),
+        details=_details(plan, rows, reader, margin, refused)
+        | {"secondary tests, Holm p": _secondary(retention, rank)},
     )
 
 
@@ -90,12 +93,19 @@ def _details(plan: Plan, rows: Sequence[Record], reader: Any, margin: float, ref
         "k": plan.k, "fdr": plan.fdr, "controls": plan.controls, "calipers": vars(plan.calipers), "n": plan.n,
         "seed": plan.seed, "margin": margin, "trace ids": [r.trace for r in rows], "not measured": list(refused),
         "control sets a trace": float(np.mean([len(r.sets) for r in rows])) if rows else 0.0,
+        "P(answered), whole trace and none": [_mean(r.answered[side] for r in rows) for side in (0, 1)],
+        "traces with fewer control sets": sum(len(r.sets) < plan.controls for r in rows),
         "answer tokens": float(np.mean([r.answer_tokens for r in rows])) if rows else 0.0,
         "reader weights": str(getattr(reader, "fingerprint", "unknown")), "anchors": version("anchors"),
     }  # fmt: skip
 
 
-def _retention(operation: str, rows: Sequence[Record], seed: int) -> Retention:
+def _mean(values: Iterable[float]) -> float:
+    measured = [x for x in values if x == x]
+    return float(np.mean(measured)) if measured else float("nan")
+
+
+def _retention(operation: str, rows: Sequence[Record], margin: float, seed: int) -> Retention:
     """Retention over traces; traces where this operation had no text to put in are NaN."""
 
     def column(side: str, part: int) -> np.ndarray:
@@ -104,7 +114,10 @@ def _retention(operation: str, rows: Sequence[Record], seed: int) -> Retention:
     anchors, controls, tokens = (column("effects", part) for part in range(3))
     d, d_writer = anchors - controls, column("writer_effects", 0) - column("writer_effects", 1)
     writer = None if np.isnan(d_writer).all() else mean_over_traces(d_writer, seed=seed)
-    ratio = None if writer is None else fieller(d, d_writer)
+    # Two tokenizers spell the answer in different numbers of tokens: what compares models is the whole answer.
+    whole, whole_writer = (d * np.array([r.scored[side] for r in rows]) for side, d in ((0, d), (1, d_writer)))
+    ratio = None if writer is None else fieller(whole, whole_writer)
+    equal = None if writer is None or not writer.value > 0 else relative_tost(whole, whole_writer, margin)
     return Retention(
         operation,
         mean_over_traces(d, seed=seed),
@@ -113,8 +126,17 @@ def _retention(operation: str, rows: Sequence[Record], seed: int) -> Retention:
         mean_over_traces(controls, seed=seed),
         mean_over_traces(d / np.where(tokens > 0, tokens, np.nan), seed=seed),
         None if ratio is None or np.isnan(ratio.value) else (ratio.value, ratio.low, ratio.high),
+        equal,
         _missing(d, writer),
     )
+
+
+def _secondary(retention: Sequence[Retention], rank: Rank | None) -> dict[str, float]:
+    """Holm-adjusted p of everything tested beside the primary: other operations and rank agreement."""
+    p = {f"retention, {r.operation}": r.reader.p for r in retention[1:]}
+    if rank is not None:
+        p |= {"rank correlation": rank.p, "overlap of the top": rank.overlap_p, "percentile": rank.percentile.p}
+    return dict(zip(p, holm_adjusted(list(p.values())).tolist(), strict=True)) if p else {}
 
 
 def _missing(d: np.ndarray, writer: Mean | None) -> str:
@@ -145,19 +167,20 @@ def _verdict(gate: Gate, primary: Retention, margin: float, unit: str) -> tuple[
             "does not transfer",
             f"the anchors move the reader by {d.value:+.3f} {unit}: against their sign in the writer",
         )
-    found = minimum_detectable_effect(d.traces, simulations=500)
+    found = minimum_detectable_effect(d.traces, test="t", simulations=500)
     missing = f"an effect of {found.effect:.3f} {unit} would have been found with probability {found.power:.0%}"
     if primary.writer is None or not primary.writer.value > 0:
         return (
             "inconclusive",
             f"no effect was seen and equivalence cannot be tested without the writer's effect; {missing}",
         )
-    limit = margin * primary.writer.value
-    test = tost(d.traces, limit)
-    if test.equivalent:
-        reason = f"the effect is within {limit:.3f} {unit} of none ({margin:.0%} of the writer's), p = {test.p:.2g}"
+    if primary.equivalence is not None and primary.equivalence.equivalent:
+        reason = f"the effect is within {margin:.0%} of the writer's of none, p = {primary.equivalence.p:.2g}"
         return "does not transfer", reason
-    return "inconclusive", f"neither an effect nor its absence (within {limit:.3f}) is shown; {missing}"
+    return (
+        "inconclusive",
+        f"neither an effect nor its absence (within {margin:.0%} of the writer's) is shown; {missing}",
+    )
 
 
 def _profiles(written: Written, record: Record) -> Profiles:
@@ -173,6 +196,7 @@ def _profiles(written: Written, record: Record) -> Profiles:
         _writer_halves(written),
         halves,  # type: ignore[arg-type]
         tuple(record.anchors),
+        tuple(record.signs),
         record.matched_on,
         None if headroom is None or headroom.shape != written.scores.values.shape else headroom,
     )

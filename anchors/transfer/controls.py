@@ -65,13 +65,18 @@ def corruptions(
     how: Callable[[str], str] | None = None,
     seed: int = 0,
 ) -> dict[str, Edit]:
-    """Every way this trace can be shown; one that does not apply to it is left out."""
+    """Every way this trace can be shown; one that does not apply to it is left out.
+
+    `anchors` are those that support the answer (those against it would cancel them); `controls` one matched set of theirs.
+    """
+    others_of = [i for i in range(len(trace)) if i not in anchors]
     ways: dict[str, Callable[[], Trace]] = {
         "none": lambda: keep(trace, []),
         "full": lambda: trace,
         "shuffled": lambda: shuffle_sentences(trace, seed=seed),
         "numbers altered": lambda: alter_numbers(trace, seed=seed),
         "numbers altered in anchors": lambda: alter_numbers(trace, sentences=_numbered(trace, anchors), seed=seed),
+        "numbers altered in others": lambda: alter_numbers(trace, sentences=_numbered(trace, others_of), seed=seed),
         "numbers altered in controls": lambda: alter_numbers(trace, sentences=_numbered(trace, controls), seed=seed),
         "invalid steps": lambda: invalid_steps(trace, rate=0.5, seed=seed),
         "swapped": lambda: swap_reasoning(trace, others, length=length),
@@ -79,8 +84,8 @@ def corruptions(
         "answer only": lambda: answer_only(trace, answer=answer),
         "stripped": lambda: strip_answer(trace, answers=(answer,)),
         "draft": lambda: draft(trace),
-        "without anchors": lambda: delete(trace, anchors),
-        "anchors only": lambda: keep(trace, anchors),
+        "without anchors": lambda: delete(trace, _some(anchors)),
+        "anchors only": lambda: keep(trace, _some(anchors)),
         "before the question": lambda: place(trace, "before"),
         "after the question": lambda: place(trace, "after"),
         "quoted": lambda: place(trace, "quoted"),
@@ -88,6 +93,12 @@ def corruptions(
     if how is not None:
         ways["paraphrased"] = lambda: paraphrase(trace, range(len(trace)), how)
     return {name: Edit(edited) for name, make in ways.items() if (edited := _possible(make)) is not None}
+
+
+def _some(sentences: Sequence[int]) -> Sequence[int]:
+    if not sentences:
+        raise ValueError("no anchor of this trace supports the answer")
+    return sentences
 
 
 def _numbered(trace: Trace, sentences: Sequence[int]) -> list[int]:
@@ -129,8 +140,9 @@ def compare_controls(outcomes: Sequence[dict[str, float]], recovery: Sequence[st
 def recovery_classes(trace: Trace, reader: Any, *, anchors: Sequence[int], answer: str, n: int, seed: int) -> list[str]:
     """What each of n continuations does after the numbers of the first anchor that has some were altered.
 
-    The reader goes on from the altered sentence. "copied": another answer; "silent": the right answer; "explicit": the
-    right answer after words of doubt or correction. Continuations without an answer are left out.
+    The reader goes on from the altered sentence. "copied": any other answer (ordinary slips among them); "silent": the
+    right answer; "explicit": the right answer after words of doubt or correction. Continuations without an answer are
+    left out.
     """
     numbered = [i for i in anchors if count_numbers(trace.sentences[i].text)]
     if not numbered:

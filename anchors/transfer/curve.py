@@ -18,6 +18,7 @@ from jaxtyping import Float
 
 from anchors.compression import compress_curve
 from anchors.interventions import Edit, delete, keep, strip_answer
+from anchors.models.base import CapabilityError
 from anchors.scores import Scores
 from anchors.stats import holm_adjusted, sign_flip_p
 from anchors.trace import Trace
@@ -90,7 +91,7 @@ def _edits(
     leak = "strip" if arm == "stripped" else "keep"
     try:
         found = compress_curve(trace, method=name, budgets=budgets, answer=ask.answer, leak=leak, **options)
-    except (ValueError, RuntimeError):
+    except (ValueError, CapabilityError):
         return []
     if arm != "deletion":
         return [Edit(c.trace) for c in found]
@@ -125,7 +126,7 @@ def _arm(
     probability = np.array([row.probability[list(measured)] for row in rows])[kept]
     names = [compressors[c] for c in measured]
     areas = _areas(start, outcome, budgets)
-    normal = _Normal(start, end, areas, np.random.default_rng(seed))
+    normal = _Normal(start, end, areas, np.random.default_rng(seed), falling=arm == "deletion")
     base = names.index(ANCHORS) if ANCHORS in names else None
     p = np.full(len(names), np.nan)
     if base is not None:
@@ -155,12 +156,14 @@ def _areas(
 class _Normal:
     """Normalised areas (area - start) / (end - start) of means over traces, for the data and for bootstrap draws."""
 
-    def __init__(self, start: np.ndarray, end: np.ndarray, areas: np.ndarray, rng: np.random.Generator) -> None:
+    def __init__(
+        self, start: np.ndarray, end: np.ndarray, areas: np.ndarray, rng: np.random.Generator, *, falling: bool
+    ) -> None:
         n = len(start)
         picks = np.concatenate([np.arange(n)[None], rng.integers(n, size=(RESAMPLES, n))])
         gap, above = (end - start)[picks].mean(1), (areas - start[:, None])[picks].mean(1)
         scaffold = mean_over_traces(end - start)
-        defined = scaffold.low > 0 or scaffold.high < 0
+        defined = scaffold.high < 0 if falling else scaffold.low > 0
         with np.errstate(invalid="ignore", divide="ignore"):
             self.draws = np.where(defined, above / gap[:, None], np.nan)
 
@@ -174,10 +177,13 @@ class _Normal:
             return [(np.nan, np.nan, np.nan)] * self.draws.shape[1]
         order = np.argsort(np.argsort(np.where(np.isnan(p), np.inf, p)))
         tests = int((~np.isnan(p)).sum())
+        ranked = np.sort(p[~np.isnan(p)])
+        failed = np.flatnonzero(ranked > LEVEL / np.arange(tests, 0, -1))
+        first = int(failed[0]) if len(failed) else tests  # Holm stops here: what follows is tested no more
         found = []
         for c in range(self.draws.shape[1]):
             gain = self.draws[:, base] - self.draws[:, c]
-            level = LEVEL / max(1, tests - int(order[c]))
+            level = LEVEL / max(1, tests - min(int(order[c]), first))
             found.append((np.nan,) * 3 if c == base else (float(gain[0]), *_ends(gain[1:], level)))
         return found
 

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from anchors.answers import NO_ANSWER
 from anchors.interventions import Edit, block, delete, keep, paraphrase, replace
 from anchors.models.base import Job, Sampling
 from anchors.outcomes import first_sentence
@@ -32,10 +33,11 @@ DRAWS, DRAW_TOKENS, TRIES = 4, 96, 24
 
 
 class Values(NamedTuple):
-    """The outcome of every edit in its unit, and as the probability that the answer given is the outcome."""
+    """The outcome of every edit in its unit, P(the answer given is the outcome), and P(answered), NaN where forced."""
 
     outcome: Float[np.ndarray, " edit"]
     probability: Float[np.ndarray, " edit"]
+    answered: Float[np.ndarray, " edit"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,12 @@ class Ask:
     seed: int
     sampling: Sampling | None = None
 
+    def scored_tokens(self, trace: Trace) -> float:
+        """Tokens the forced answer is scored over, which turn nats a token into nats; 1 for probabilities."""
+        if self.outcome != "forced":
+            return 1.0
+        return float(forced_logprobs([trace], self.model, answer=self.answer).tokens[0])
+
     def values(self, edits: Sequence[Edit]) -> Float[np.ndarray, " edit"]:
         """One number an edit: nats a token ("forced"), or a probability."""
         return self.read(edits).outcome
@@ -59,10 +67,12 @@ class Ask:
         distinct = list(reversed(first.values()))
         if self.outcome == "forced":
             forced = forced_logprobs(distinct, self.model, answer=self.answer)
-            found = Values(forced.per_token, np.exp(forced.logprob))
+            found = Values(forced.per_token, np.exp(forced.logprob), np.full(len(distinct), np.nan))
         else:
             drawn = free_answers(distinct, self.model, n=self.n, seed=self.seed, sampling=self.sampling)
-            found = Values(*[shares(drawn, self.answer)] * 2)
+            given = np.array([np.mean([a != NO_ANSWER for a in row]) for row in drawn], dtype=float)
+            reached = shares(drawn, self.answer)
+            found = Values(reached, reached, given)
         places = {_key(edit): i for i, edit in enumerate(distinct)}
         order = [places[_key(edit)] for edit in edits]
         return Values(*(column[order] for column in found))

@@ -52,7 +52,11 @@ class PairRow(NamedTuple):
 
 
 def cells(runs: Rollouts, answer: str, similarity: Similarity) -> list[Cell]:
-    """Kept and replaced counts of every sentence of a trace, from the reader's rollouts at all boundaries."""
+    """Kept and replaced counts of every sentence of a trace, from the reader's rollouts at all boundaries.
+
+    Kept counts the even samples of boundary i + 1, replaced the odd ones of boundary i: a sentence and its neighbour, which
+    share a boundary, never share a rollout.
+    """
     trace = runs.trace
     hits = [judge(runs.answers(k), answer) for k in range(len(trace) + 1)]
     found = []
@@ -61,8 +65,11 @@ def cells(runs: Rollouts, answer: str, similarity: Similarity) -> list[Cell]:
         distinct = sorted(set(firsts) - {""})
         same = dict(zip(distinct, similarity.same(sentence.text, distinct), strict=True)) if distinct else {}
         other = np.array([not same.get(f, False) for f in firsts], dtype=bool)
-        replaced = hits[i][other] if len(other) else np.zeros(0, dtype=bool)
-        found.append(Cell((int(hits[i + 1].sum()), len(hits[i + 1])), (int(replaced.sum()), len(replaced))))
+        odd, even = (
+            np.array([r.sample % 2 == side for r in runs.at(k)], dtype=bool) for side, k in ((1, i), (0, i + 1))
+        )
+        replaced, kept = hits[i][other & odd], hits[i + 1][even]
+        found.append(Cell((int(kept.sum()), len(kept)), (int(replaced.sum()), len(replaced))))
     return found
 
 

@@ -43,6 +43,7 @@ class Profiles(NamedTuple):
     writer_halves: tuple[Profile, Profile] | None
     reader_halves: tuple[Profile, Profile] | None
     anchors: tuple[int, ...]
+    signs: tuple[float, ...]
     covariates: Covariates
     headroom: Profile | None
 
@@ -98,9 +99,16 @@ def _partial(p: Profiles) -> float:
     return partial_spearman(p.writer, p.reader, varying).value
 
 
+def _oriented(p: Profiles) -> float:
+    """Mean percentile of the anchors, those against the outcome counted from the other end."""
+    each = [anchor_percentile([a], sign * p.reader) for a, sign in zip(p.anchors, p.signs, strict=True)]
+    measured = [x for x in each if not np.isnan(x)]
+    return float(np.mean(measured)) if measured else float("nan")
+
+
 def _percentile(profiles: Sequence[Profiles], seed: int) -> Mean:
     """Mean rank share of the writer's anchors in the reader's profile; p and the interval's null value are about 0.5."""
-    found = np.array([anchor_percentile(p.anchors, p.reader) for p in profiles], dtype=float)
+    found = np.array([_oriented(p) for p in profiles], dtype=float)
     above = mean_over_traces(found - 0.5, seed=seed)
     low, high, boot = above.low + 0.5, above.high + 0.5, (above.boot_low + 0.5, above.boot_high + 0.5)
     return Mean(above.value + 0.5, low, high, *boot, above.p, found)

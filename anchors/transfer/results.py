@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from anchors.stats import Equivalence
 from anchors.transfer.matching import Balance
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class Retention(NamedTuple):
     controls: Mean
     per_token: Mean
     ratio: tuple[float, float, float] | None
+    equivalence: Equivalence | None
     partial: str = ""
 
 
@@ -112,7 +114,7 @@ class Rank(NamedTuple):
 
 
 class CurvePoint(NamedTuple):
-    """Mean outcome (and share of traces whose answer is the outcome) of one compressor at one budget."""
+    """Mean outcome of one compressor at one budget, and the mean probability that the answer given is the outcome."""
 
     budget: float
     outcome: Mean
@@ -152,7 +154,7 @@ class Contrast(NamedTuple):
 class Controls:
     """Outcome of the reader under every way to show the trace (T4), their contrasts, and how it recovers.
 
-    `recovery` are shares of continuations after a number of an anchor was altered: "copied" the wrong value on,
+    `recovery` are shares of continuations after a number of an anchor was altered: "copied" (any other answer),
     "explicit" (right answer, after saying that something is wrong) and "silent" (right answer without a word).
     """
 

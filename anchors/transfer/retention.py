@@ -4,7 +4,8 @@
 2. d = sign x [effect(anchors) - mean over control sets of effect(controls)], one number a trace; where the anchors of a
    trace have both signs, each sign's anchors are removed together with their own controls, and the two d are averaged.
 3. Inference is over traces. The same d in the writer gives the scale: retention ratio, and the margin of equivalence.
-4. The negative control repeats the primary operation with random sentences in the anchors' place.
+4. The negative control puts random sentences in the anchors' place, with the anchors' signs, and averages their
+   single-sentence effects: it guards the matching and the inference, not joint removal.
 """
 
 from __future__ import annotations

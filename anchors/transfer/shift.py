@@ -31,7 +31,7 @@ class Shift(NamedTuple):
 def shift_trend(axis: str, levels: Mapping[str, Transfer], *, seed: int = 0) -> Shift:
     """Trend of the reader's d along an axis, levels in the order given (nearest first).
 
-    Page's test needs at least three levels that hold the same traces (crossed); elsewhere `trend` is None.
+    Page's test is over the traces that every level holds (its `blocks`) and needs three levels; elsewhere it is None.
 
     Raises:
         ValueError: fewer than two levels, or runs of different outcomes or operations.
@@ -50,8 +50,11 @@ def shift_trend(axis: str, levels: Mapping[str, Transfer], *, seed: int = 0) -> 
         for x, t in zip(mean.traces, names, strict=True)
     ]
     slope = slope_interval([i for i, _, _ in flat], [x for _, x, _ in flat], [t for _, _, t in flat], seed=seed)
-    crossed = len(runs) > 2 and all(names == ids[0] for names in ids)
-    trend = page_trend(np.stack([m.traces for m in means], axis=1), order=range(len(runs))[::-1]) if crossed else None
+    shared = [t for t in ids[0] if all(t in names for names in ids)]
+    rows = [dict(zip(names, mean.traces, strict=True)) for names, mean in zip(ids, means, strict=True)]
+    crossed = len(runs) > 2 and len(shared) > 1
+    table = np.array([[row[t] for row in rows] for t in shared], dtype=float)
+    trend = page_trend(table, order=range(len(runs))[::-1]) if crossed else None
     return Shift(axis, tuple(levels), tuple(means), slope, trend)
 
 

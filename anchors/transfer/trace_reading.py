@@ -71,7 +71,8 @@ class Plan:
 class Record:
     """One trace as the reader (and the writer) read it; arrays over sentences, NaN where not measured.
 
-    `effects` holds [anchors, controls, tokens] an operation; `halves` are the reader's two half profiles: the
+    `answered` is P(answered) with the whole trace and without it; `scored` the tokens of the forced answer in reader and
+    writer. `effects` holds [anchors, controls, tokens] an operation; `halves` are the reader's two half profiles: the
     profile twice where it has no noise, None where its noise was not measured.
     """
 
@@ -94,6 +95,8 @@ class Record:
     cells: list[list[list[int]]] | None
     answer_tokens: int
     covariates: list[list[Any]]
+    answered: list[float]
+    scored: list[float]
     controls: dict[str, float] = field(default_factory=dict)
     recovery: list[str] = field(default_factory=list)
     curves: dict[str, list[Any]] = field(default_factory=dict)
@@ -184,7 +187,7 @@ def read_trace(
         case = _match(written, models, plan, others, runs)
         record = case if isinstance(case, LeftOut) else _read(case)
     except ValueError as error:
-        record = LeftOut(f"{written.trace.id}: {error}")
+        return LeftOut(f"{written.trace.id}: {error}")  # not stored: another version may read it
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
@@ -207,14 +210,14 @@ def _match(
         reason = f"{trace.id}: none of its {len(trace)} sentences is close enough to an anchor to be its control"
         return LeftOut(reason, len(match.unmatched))
     if runs is None and (plan.pairs or plan.outcome == "handover"):
-        runs = resample(trace, models.reader, n=plan.n, seed=plan.seed, progress=False)
+        runs = resample(trace, models.reader, n=plan.n, seed=_reader_seed(plan.seed), progress=False)
     return Case(written, models, plan, tuple(others), found, match, runs)
 
 
 def _read(case: Case) -> Record:
     plan, parts, trace = case.plan, case.parts, case.trace
     answer, reader = case.written.answer, case.models.reader
-    ends = case.ask("free" if plan.outcome == "handover" else None).values([Edit(trace), Edit(keep(trace, []))])
+    ends = case.ask("free" if plan.outcome == "handover" else None).read([Edit(trace), Edit(keep(trace, []))])
     operations = _operations(case)
     singles = _singles(case, operations)
     profile, halves, compared = _profile(case, singles)
@@ -230,8 +233,8 @@ def _read(case: Case) -> Record:
         signs=signs,
         sets=[list(row) for row in case.match.sets],
         unmatched=len(case.match.unmatched),
-        full=float(ends[0]),
-        none=float(ends[1]),
+        full=float(ends.outcome[0]),
+        none=float(ends.outcome[1]),
         alone=_alone(case),
         effects=_effects(case, case.ask(), operations, singles),
         writer_effects=_writer_effects(case, operations),
@@ -244,9 +247,22 @@ def _read(case: Case) -> Record:
         cells=_cells(case) if plan.pairs else None,
         answer_tokens=_answer_tokens(reader, trace, answer),
         covariates=[list(column) if isinstance(column, tuple) else column.tolist() for column in case.covariates],
+        answered=ends.answered.tolist(),
+        scored=[case.ask().scored_tokens(trace), _writer_tokens(case)],
     )
     _show_otherwise(case, record, profile)
     return record
+
+
+def _writer_tokens(case: Case) -> float:
+    writer = case.models.writer
+    able = writer is not None and (case.plan.outcome != "forced" or can_force(writer))
+    return case.ask(model=writer).scored_tokens(case.trace) if able else 1.0
+
+
+def _reader_seed(seed: int) -> int:
+    """A seed no writer uses: with equal seeds two like models draw the same rollouts, those that selected the anchors."""
+    return int.from_bytes(blake2b(f"reader {seed}".encode(), digest_size=4).digest())
 
 
 def _own_seed(seed: int, trace: Trace) -> int:
@@ -273,13 +289,18 @@ def _operations(case: Case) -> Operations:
     written, models, wanted = case.written, case.models, case.plan.operations
     writer: dict[int, tuple[str, ...]] = {}
     if "replace_writer" in wanted and written.rollouts is not None:
-        writer = writer_texts(written.rollouts, needed, similarity=models.similarity)
+        writer = writer_texts(_half(written.rollouts, 1), needed, similarity=models.similarity)
     elif "replace_writer" in wanted and models.writer is not None:
         writer = reader_texts(case.trace, models.writer, needed, similarity=models.similarity, seed=case.plan.seed)
     reader: dict[int, tuple[str, ...]] = {}
     if "replace_reader" in wanted:
         reader = reader_texts(case.trace, models.reader, needed, similarity=models.similarity, seed=case.plan.seed)
     return Operations(writer, reader, models.paraphrase)
+
+
+def _half(rollouts: Rollouts, side: int) -> Rollouts:
+    """The rollouts with even (0) or odd (1) samples; anchors are selected on the even ones."""
+    return rollouts.held(r for k in range(len(rollouts.trace) + 1) for r in rollouts.at(k) if r.sample % 2 == side)
 
 
 def _singles(case: Case, operations: Operations) -> np.ndarray:
@@ -306,8 +327,7 @@ def _writer_effects(case: Case, operations: Operations) -> dict[str, list[float]
     writer, plan, rollouts = case.models.writer, case.plan, case.written.rollouts
     found: dict[str, list[float]] = {}
     if plan.outcome == "handover" and rollouts is not None and "delete" in plan.operations:
-        odd = rollouts.held(r for k in range(len(case.trace) + 1) for r in rollouts.at(k) if r.sample % 2)
-        singles = np.diff(_boundary_shares(odd, case.written.answer))
+        singles = np.diff(_boundary_shares(_half(rollouts, 1), case.written.answer))
         found["delete"] = list(estimated_effects(singles, case.parts))
     if writer is None or (plan.outcome == "forced" and not can_force(writer)):
         return found
@@ -333,9 +353,7 @@ def _profile(case: Case, singles: np.ndarray) -> tuple[np.ndarray, list[list[flo
         )
     if METHODS[method].needs == "model" or runs is None:
         return whole.values, [whole.values.tolist()] * 2, f"the reader's own {method} scores"
-    parts = [
-        runs.held(r for k in range(len(case.trace) + 1) for r in runs.at(k) if r.sample % 2 == side) for side in (0, 1)
-    ]
+    parts = [_half(runs, side) for side in (0, 1)]
     halves = [reader_scores(case.written, method, models.reader, part, models.similarity) for part in parts]
     return whole.values, [h.values.tolist() for h in halves if h is not None], f"the reader's own {method} scores"
 
@@ -369,9 +387,11 @@ def _show_otherwise(case: Case, record: Record, profile: np.ndarray) -> None:
     """Corruptions, recovery and compression curves, where the plan asks for them."""
     plan, trace, answer = case.plan, case.trace, case.written.answer
     if plan.corrupt:
-        controls = sorted({i for row in case.match.sets[:1] for i in row})
+        places = [p for p, sign in enumerate(record.signs) if sign > 0]
+        anchors = [record.anchors[p] for p in places]
+        controls = sorted({row[p] for row in case.match.sets[:1] for p in places})
         edits = corruptions(
-            trace, anchors=record.anchors, controls=controls, others=case.others, answer=answer,
+            trace, anchors=anchors, controls=controls, others=case.others, answer=answer,
             length=_length(case.models.reader), how=case.models.paraphrase, seed=plan.seed,
         )  # fmt: skip
         record.controls = dict(zip(edits, case.whole.values(list(edits.values())).tolist(), strict=True))
@@ -381,7 +401,7 @@ def _show_otherwise(case: Case, record: Record, profile: np.ndarray) -> None:
             else recovery_classes(
                 trace,
                 case.models.reader,
-                anchors=record.anchors,
+                anchors=anchors,
                 answer=answer,
                 n=min(plan.n, RECOVERIES),
                 seed=plan.seed,

@@ -28,6 +28,13 @@ def in_words(run: Transfer) -> str:
     lines += list(_pairs(run)) if run.pairs else []
     lines += [f"  left out: {reason}" for reason in run.excluded]
     lines += [f"  not measured: {reason}" for reason in run.details["not measured"]]
+    alone = run.details["P(answered), whole trace and none"]
+    if alone[0] == alone[0]:
+        lines += [
+            f"answered at all: {alone[0]:.0%} with the whole trace, {alone[1]:.0%} without; no answer counts as not reaching it"
+        ]
+    held = run.details["secondary tests, Holm p"]
+    lines += ["secondary tests, Holm: " + ", ".join(f"{name} p = {p:.2g}" for name, p in held.items())] if held else []
     lines += ["one writer and one reader model: nothing is said about other training seeds of either"]
     return "\n".join(lines)
 
