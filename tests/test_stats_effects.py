@@ -259,12 +259,12 @@ def test_relative_equivalence_keeps_its_level_at_the_margin_and_finds_what_lies_
     rng, said, found = np.random.default_rng(0), 0, 0
     for _ in range(2000):
         reference = rng.normal(1.0, 0.5, 20)
-        said += relative_tost(rng.normal(0.25, 0.3, 20), reference, 0.25).equivalent
-        found += relative_tost(rng.normal(0.0, 0.2, 20), reference, 0.25).equivalent
+        said += stats.relative_tost(rng.normal(0.25, 0.3, 20), reference, 0.25).equivalent
+        found += stats.relative_tost(rng.normal(0.0, 0.2, 20), reference, 0.25).equivalent
     assert said / 2000 < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 2000)
     assert found / 2000 > 0.9
 
 
 def test_relative_equivalence_refuses_a_margin_that_is_none():
     with pytest.raises(ValueError, match="margin is 0"):
-        relative_tost([0.1, 0.2], [1.0, 1.0], 0.0)
+        stats.relative_tost([0.1, 0.2], [1.0, 1.0], 0.0)
