@@ -305,6 +305,9 @@ def print_curves(found: Transfer) -> None:
     for arm in dict.fromkeys(c.arm for c in found.curve):
         rows = sorted((c for c in found.curve if c.arm == arm), key=lambda c: -c.area if c.area == c.area else np.inf)
         print(f"  {arm}")
+        if all(c.area != c.area for c in rows):
+            print("    undefined: in this arm the whole trace is no better than none")
+            continue
         for c in rows:
             gain = (
                 ""
@@ -353,11 +356,14 @@ PROBLEM_AXES: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
+SHIFTED = 16
+
+
 def world_runs(options: argparse.Namespace, **knobs: Any) -> list[Rollouts]:
     """Rollouts of the world's own program on traces it wrote under these knobs: an exact writer at any shift."""
     world = load_world("expression", **knobs)
     traces = [world_trace(world, seed=1000 + i) for i in range(3 * options.traces)]
-    chosen = list({t.prompt: t for t in traces if t.answer and len(t) >= 6}.values())[: options.traces]
+    chosen = list({t.prompt: t for t in traces if t.answer and len(t) >= 5}.values())[: min(options.traces, SHIFTED)]
     folder = options.out / "-".join(["world", *(f"{k}={v}" for k, v in sorted(knobs.items()))]).replace("'", "")
     return resample_traces(chosen, WorldModel(world), n=options.n, seed=options.seed, out=folder)
 
