@@ -9,7 +9,7 @@ import pytest
 
 from anchors import demo
 from anchors.demo import run_demo
-from anchors.scores import Scores
+from anchors.rollouts import Rollouts
 from anchors.trace import Trace
 from tests.transfers import a_transfer, retentions
 
@@ -17,7 +17,9 @@ from tests.transfers import a_transfer, retentions
 def test_the_demonstration_scores_reads_by_another_model_and_writes_a_report(tmp_path):
     found = run_demo(tmp_path / "demo", model="lab/reasoner", n=8, seed=3, progress=False)
     assert found.transfer.reader == "lab/reasoner-b" and found.transfer.writer == "lab/reasoner"
-    assert found.transfer.outcome == "forced" and found.transfer.verdict == "gate failed", "one trace gives no verdict"
+    assert found.transfer.outcome == "handover" and found.transfer.verdict == "gate failed", (
+        "one trace gives no verdict"
+    )
     page = found.report.read_text()
     assert "Transfer: " in page and "No verdict: the gate failed" in page
     assert (tmp_path / "demo" / "figures" / "agreement.pdf").exists()
@@ -26,7 +28,7 @@ def test_the_demonstration_scores_reads_by_another_model_and_writes_a_report(tmp
 
 
 def test_the_summary_says_what_losing_the_anchors_costs_or_why_it_was_not_tested():
-    assert "costs it +0.30 nats a token of the answer more" in demo._moved(a_transfer())
+    assert "changes its chance of the same answer by +0.30 more than matched control" in demo._moved(a_transfer())
     nothing = a_transfer(retention=retentions(float("nan"), 1), traces=1, excluded=("t9: it names no anchor",))
     assert np.isnan(nothing.retention[0].reader.value)
     assert demo._moved(nothing) == "Another model, lab/reasoner-b, was not tested: it names no anchor."
@@ -48,7 +50,7 @@ def test_no_model_reads_itself(monkeypatch):
         ("x", "lab/reasoner-b"),
     ):
         with pytest.raises(Called, match=f"^{reader}$"):
-            demo._transfer(Scores.of(trace, "x", np.zeros(1)), SimpleNamespace(name=writer), 0)
+            demo._transfer(Rollouts.from_texts(trace, [["x"]]), SimpleNamespace(name=writer), 0)
 
 
 def test_a_folder_that_no_demonstration_made_is_left_alone(tmp_path):

@@ -36,7 +36,7 @@ def models():
 
 @pytest.fixture(scope="module")
 def matrix(models):
-    return transfer_matrix(*models, n=2, similarity=SAME_TEXT)
+    return transfer_matrix(*models, n=4, similarity=SAME_TEXT)
 
 
 def test_every_writer_meets_every_reader(matrix):
