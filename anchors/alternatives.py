@@ -78,19 +78,14 @@ def _left(
     k: int, rollouts: Rollouts, firsts: Rollouts, found: Rollouts, similarity: Similarity, wanted: int, most: int
 ) -> bool:
     """Whether boundary k still needs first sentences."""
-    have = sum(map(int, different_firsts(rollouts, k, similarity))) + sum(
-        map(int, different_firsts(found, k, similarity))
-    )
+    have = sum(int(different_firsts(held, k, similarity).sum()) for held in (rollouts, found))
     return have < wanted and len(firsts.at(k)) < most
 
 
 def different_firsts(rollouts: Rollouts, position: int, similarity: Similarity) -> Bool[np.ndarray, " _rollout"]:
     """Which rollouts of a boundary began with a sentence of another meaning than the trace's."""
-    row = [first_sentence(rollout.text) for rollout in rollouts.at(position)]
-    distinct = sorted(set(row) - {""})
-    same = similarity.same(rollouts.trace.sentences[position].text, distinct) if distinct else []
-    equal = {text for text, is_same in zip(distinct, same, strict=True) if is_same}
-    return np.array([text not in equal for text in row], dtype=bool)
+    firsts = [first_sentence(rollout.text) for rollout in rollouts.at(position)]
+    return similarity.different(rollouts.trace.sentences[position].text, firsts)
 
 
 def _jobs(rollouts: Rollouts, firsts: Rollouts, k: int, most: int) -> Iterator[Job]:

@@ -336,13 +336,8 @@ def _firsts(rollouts: Rollouts) -> list[list[str]]:
 
 def _different(trace: Trace, firsts: list[list[str]], similarity: Similarity) -> list[Bool[np.ndarray, " _rollout"]]:
     """Which rollouts of each boundary began with a sentence of another meaning than the trace's."""
-    masks = []
-    for sentence, row in zip(trace.sentences, firsts, strict=True):
-        distinct = sorted(set(row) - {""})
-        found = similarity.same(sentence.text, distinct) if distinct else []
-        same = {text for text, equal in zip(distinct, found, strict=True) if equal}
-        masks.append(np.array([first not in same for first in row], dtype=bool))
-    return masks
+    pairs = zip(trace.sentences, firsts, strict=True)
+    return [similarity.different(sentence.text, row) for sentence, row in pairs]
 
 
 def _trajectories(

@@ -45,6 +45,17 @@ class Similarity:
         """Whether each other sentence means the same as the reference: likeness >= threshold."""
         return np.asarray(self.compare(reference, others), dtype=float) >= self.threshold
 
+    def different(self, reference: str, texts: Sequence[str]) -> Bool[np.ndarray, " text"]:
+        """Which texts mean something else, each distinct one compared once; an empty text, where nothing was said, does.
+
+        >>> lexical().different("So 3 + 4 = 7.", ["So 3 + 4 = 8.", "", "So 3 + 4 = 7."]).tolist()
+        [True, True, False]
+        """
+        distinct = sorted(set(texts) - {""})
+        found = self.same(reference, distinct) if distinct else []
+        same = {text for text, equal in zip(distinct, found, strict=True) if equal}
+        return np.array([text not in same for text in texts], dtype=bool)
+
 
 def lexical(*, threshold: float = 0.5) -> Similarity:
     """Dice coefficient 2|A & B| / (|A| + |B|) of lower-cased word counts; 0 where the sequences of numbers differ.

@@ -38,7 +38,7 @@ from anchors.models.tokens import answer_tokens, token_spans
 from anchors.reading import forced_logprobs
 from anchors.stats import simulate_power, t_interval, wilson_interval
 from anchors.transfer import Calipers, Transfer, shift_trend, transfer_anchors, transfer_matrix
-from anchors.transfer.inputs import select_anchors
+from anchors.transfer.inputs import half, select_anchors
 from anchors.transfer.matching import covariates, match_sets
 from anchors.transfer.retention import estimated_effects, mean_over_traces, sides
 
@@ -125,8 +125,7 @@ def exact_d(runs: Sequence[Rollouts]) -> Any:
         except ValueError:
             continue
         exact = exact_resampling_importance(world, states, str(run.trace.answer))
-        even = run.held(r for k in range(len(run.trace) + 1) for r in run.at(k) if r.sample % 2 == 0)
-        scores = counterfactual_importance(even, similarity=same_event(world), outcome=str(run.trace.answer))
+        scores = counterfactual_importance(half(run, 0), similarity=same_event(world), outcome=str(run.trace.answer))
         parts = matched_sides(run, scores, 0)
         values.append(estimated_effects(exact, parts).d if parts else np.nan)
     return mean_over_traces(values)

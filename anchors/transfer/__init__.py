@@ -20,6 +20,7 @@ from typing import Any, Literal
 from tqdm.auto import tqdm
 
 from anchors.answers import NO_ANSWER
+from anchors.compression import BUDGETS
 from anchors.interventions import keep
 from anchors.models.base import CapabilityError
 from anchors.reading import can_force, free_answers
@@ -27,7 +28,6 @@ from anchors.rollouts import Rollouts
 from anchors.scores import Scores
 from anchors.similarity import Similarity, default_similarity
 from anchors.transfer.assemble import assemble
-from anchors.transfer.curve import BUDGETS
 from anchors.transfer.inputs import Inputs, gather
 from anchors.transfer.matching import Balance, Calipers
 from anchors.transfer.matrix import TransferMatrix, transfer_matrix

@@ -26,7 +26,6 @@ from anchors.transfer.measure import Ask
 from anchors.transfer.results import Curve, CurvePoint
 from anchors.transfer.retention import mean_over_traces
 
-BUDGETS: Final = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 ANCHORS, CEILING = "anchors", "reader_anchors"
 ARMS: Final = ("raw", "stripped", "deletion")
 RESAMPLES, LEVEL = 2000, 0.05

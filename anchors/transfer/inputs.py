@@ -100,9 +100,12 @@ def _written(item: Scores | Rollouts, method: str, answer: str, similarity: Simi
     if isinstance(item, Scores):
         return Written(item, item, None, None, answer)
     score = _scorer(method, answer, similarity)
-    halves = [[r for k in range(len(item.trace) + 1) for r in item.at(k) if r.sample % 2 == side] for side in (0, 1)]
-    whole, even, odd = score(item), score(item.held(halves[0])), score(item.held(halves[1]))
-    return Written(whole, even, odd, item, answer)
+    return Written(score(item), score(half(item, 0)), score(half(item, 1)), item, answer)
+
+
+def half(rollouts: Rollouts, side: int) -> Rollouts:
+    """The rollouts with even (0) or odd (1) samples, in memory; anchors are selected on the even ones."""
+    return rollouts.held(r for k in range(len(rollouts.trace) + 1) for r in rollouts.at(k) if r.sample % 2 == side)
 
 
 def _scorer(method: str, answer: str, similarity: Similarity | None) -> Callable[[Rollouts], Scores]:

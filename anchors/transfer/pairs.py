@@ -16,7 +16,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from anchors.outcomes import first_sentence, judge
+from anchors.alternatives import different_firsts
+from anchors.outcomes import judge
 from anchors.rollouts import Rollouts
 from anchors.similarity import Similarity
 from anchors.stats import anchor_percentile
@@ -60,11 +61,8 @@ def cells(runs: Rollouts, answer: str, similarity: Similarity) -> list[Cell]:
     trace = runs.trace
     hits = [judge(runs.answers(k), answer) for k in range(len(trace) + 1)]
     found = []
-    for i, sentence in enumerate(trace.sentences):
-        firsts = [first_sentence(r.text) for r in runs.at(i)]
-        distinct = sorted(set(firsts) - {""})
-        same = dict(zip(distinct, similarity.same(sentence.text, distinct), strict=True)) if distinct else {}
-        other = np.array([not same.get(f, False) for f in firsts], dtype=bool)
+    for i in range(len(trace)):
+        other = different_firsts(runs, i, similarity)
         odd, even = (
             np.array([r.sample % 2 == side for r in runs.at(k)], dtype=bool) for side, k in ((1, i), (0, i + 1))
         )

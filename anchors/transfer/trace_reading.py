@@ -26,7 +26,7 @@ from anchors.similarity import Similarity
 from anchors.trace import Trace
 from anchors.transfer.controls import corruptions, recovery_classes
 from anchors.transfer.curve import TraceCurve, trace_curves
-from anchors.transfer.inputs import Written, named, reader_scores, select_anchors
+from anchors.transfer.inputs import Written, half, named, reader_scores, select_anchors
 from anchors.transfer.matching import Calipers, Covariates, Match, covariates, match_sets
 from anchors.transfer.measure import Ask, Operations, Outcome, reader_texts, set_effects, writer_texts
 from anchors.transfer.pairs import Cell, cells
@@ -289,18 +289,13 @@ def _operations(case: Case) -> Operations:
     written, models, wanted = case.written, case.models, case.plan.operations
     writer: dict[int, tuple[str, ...]] = {}
     if "replace_writer" in wanted and written.rollouts is not None:
-        writer = writer_texts(_half(written.rollouts, 1), needed, similarity=models.similarity)
+        writer = writer_texts(half(written.rollouts, 1), needed, similarity=models.similarity)
     elif "replace_writer" in wanted and models.writer is not None:
         writer = reader_texts(case.trace, models.writer, needed, similarity=models.similarity, seed=case.plan.seed)
     reader: dict[int, tuple[str, ...]] = {}
     if "replace_reader" in wanted:
         reader = reader_texts(case.trace, models.reader, needed, similarity=models.similarity, seed=case.plan.seed)
     return Operations(writer, reader, models.paraphrase)
-
-
-def _half(rollouts: Rollouts, side: int) -> Rollouts:
-    """The rollouts with even (0) or odd (1) samples; anchors are selected on the even ones."""
-    return rollouts.held(r for k in range(len(rollouts.trace) + 1) for r in rollouts.at(k) if r.sample % 2 == side)
 
 
 def _singles(case: Case, operations: Operations) -> np.ndarray:
@@ -327,7 +322,7 @@ def _writer_effects(case: Case, operations: Operations) -> dict[str, list[float]
     writer, plan, rollouts = case.models.writer, case.plan, case.written.rollouts
     found: dict[str, list[float]] = {}
     if plan.outcome == "handover" and rollouts is not None and "delete" in plan.operations:
-        singles = np.diff(_boundary_shares(_half(rollouts, 1), case.written.answer))
+        singles = np.diff(_boundary_shares(half(rollouts, 1), case.written.answer))
         found["delete"] = list(estimated_effects(singles, case.parts))
     if writer is None or (plan.outcome == "forced" and not can_force(writer)):
         return found
@@ -353,7 +348,7 @@ def _profile(case: Case, singles: np.ndarray) -> tuple[np.ndarray, list[list[flo
         )
     if METHODS[method].needs == "model" or runs is None:
         return whole.values, [whole.values.tolist()] * 2, f"the reader's own {method} scores"
-    parts = [_half(runs, side) for side in (0, 1)]
+    parts = [half(runs, side) for side in (0, 1)]
     halves = [reader_scores(case.written, method, models.reader, part, models.similarity) for part in parts]
     return whole.values, [h.values.tolist() for h in halves if h is not None], f"the reader's own {method} scores"
 
