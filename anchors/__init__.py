@@ -6,7 +6,6 @@ Names are loaded on first use: importing this package imports neither torch nor 
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -71,7 +70,6 @@ _MODULES = {
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
-__version__ = version("anchors")
 __all__ = [
     "Calipers",
     "CapabilityError",
@@ -117,6 +115,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("anchors")
     if name not in _HOME:
         raise AttributeError(f"module 'anchors' has no attribute {name!r}")
     return getattr(import_module(f"anchors.{_HOME[name]}"), name)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from anchors import cli
+from anchors.commands.transfer import _writer
 from anchors.datasets import load_traces
 from anchors.extras import MissingExtra
 from anchors.models import load_model
@@ -112,11 +113,11 @@ def test_transfer_refuses_wrong_use_with_one_line(run, lab_run, checkpoints):
 
 def test_transfer_does_not_take_other_weights_for_the_writer(lab_run):
     rollouts = Rollouts.open(lab_run)[0]
-    assert cli._writer(rollouts, None).name == "lab/reasoner"
+    assert _writer(rollouts, None).name == "lab/reasoner"
     other = Rollouts(Store(None, {"model": "lab/reasoner", "weights": "0000"}), rollouts.trace)
-    assert cli._writer(other, None) is None
-    assert cli._writer(Rollouts(Store(None, {"model": "lab/nobody"}), rollouts.trace), None) is None
-    assert cli._writer(other, "lab/reasoner-b").name == "lab/reasoner-b"
+    assert _writer(other, None) is None
+    assert _writer(Rollouts(Store(None, {"model": "lab/nobody"}), rollouts.trace), None) is None
+    assert _writer(other, "lab/reasoner-b").name == "lab/reasoner-b"
 
 
 def test_compress_keeps_a_budget_by_the_stored_anchors(run, lab_run):

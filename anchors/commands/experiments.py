@@ -1,0 +1,90 @@
+"""`anchors experiment`: run one claim or all of them, and show what was found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from anchors.commands.options import Json
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(experiment)
+
+
+def experiment(
+    claim: Annotated[str, typer.Argument(help="C1 to C11, or all")],
+    quick: Annotated[bool, typer.Option("--quick/--full", help="shipped models in minutes, or retraining")] = True,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="your model instead of the shipped one")] = None,
+    reader: Annotated[str | None, typer.Option("--reader", help="your reader instead of the shipped one")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="where results, figures and models are kept")] = Path(
+        "runs/experiments"
+    ),
+    seed: Annotated[int, typer.Option(help="the same seed gives the same numbers")] = 0,
+    again: Annotated[bool, typer.Option("--again", help="run claims whose result is already there, too")] = False,
+    json_output: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")] = False,
+) -> None:
+    """Test one of the project's claims, or all, by a rule fixed beforehand: holds, fails or inconclusive."""
+    from anchors.experiments import CLAIMS, Setting, run_experiment, summary
+    from anchors.experiments.base import Result
+
+    preset = "quick" if quick else "full"
+    setting = Setting(preset, seed, model, reader, out, progress=not quiet)
+    results = []
+    for name in list(CLAIMS) if claim == "all" else [claim]:
+        kept = out / f"{name.upper()}.json"
+        stored = Result.load(kept) if claim == "all" and not again and kept.exists() else None
+        if stored is not None and _same_run(stored.made, setting):
+            results.append(stored)
+            continue
+        results.append(run_experiment(name, setting))
+        if claim == "all" and not quiet:
+            found = results[-1]
+            typer.echo(f"{found.claim.id} {found.verdict.word} ({found.made['seconds']:.0f} s)", err=True)
+    if json_output:
+        typer.echo(json.dumps([r.to_json() for r in results] if claim == "all" else results[0].to_json()))
+    elif claim == "all":
+        rows = summary(results)
+        (out / "summary.md").write_text(markdown(rows), "utf-8")
+        _show(rows)
+        typer.echo(f"table: {out / 'summary.md'}, results and figures: {out}")
+    else:
+        typer.echo(str(results[0]))
+        typer.echo(f"result and figure: {out / results[0].claim.id}.json, .svg, .png")
+
+
+def _same_run(made: dict[str, Any], setting: Any) -> bool:
+    wanted = (setting.preset, setting.seed, setting.model_name, setting.reader_name)
+    return tuple(made[key] for key in ("preset", "seed", "model", "reader")) == wanted
+
+
+def _effect(row: dict[str, Any]) -> str:
+    text = f"{row['effect']:+.2g} [{row['low']:+.2g}, {row['high']:+.2g}] {row['unit']}"
+    return text if row["detectable"] is None else f"{text} (detectable: {row['detectable']:.2g})"
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The summary as a markdown table."""
+    head = "| claim | verdict | effect [95 %] | n | shows | does not show |\n|---|---|---|---|---|---|\n"
+    return head + "".join(
+        f"| {row['claim']} | **{row['verdict']}** | {row['finding']}: {_effect(row)} | {row['n']} | "
+        f"{row['shows']} | {row['does not show']} |\n"
+        for row in rows
+    )
+
+
+def _show(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("claim", "verdict", "effect [95 %]", "n", title="claims, each judged by a rule fixed beforehand")
+    style = {"holds": "green", "fails": "red", "inconclusive": "yellow"}
+    for row in rows:
+        word = f"[{style[row['verdict']]}]{row['verdict']}[/]"
+        table.add_row(row["claim"], word, f"{row['finding']}: {_effect(row)}", row["n"])
+    Console().print(table)
