@@ -1,7 +1,8 @@
-"""Models by name: `lab/NAME` ships with the package, anything else is a hub id, a local directory or a bridge you hold."""
+"""Models by name: `lab/NAME` ships with the package, `server/NAME` answers at an address, else a hub id, directory or bridge."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,11 @@ from anchors.models.base import CapabilityError, Completion, Job, Model, Samplin
 
 if TYPE_CHECKING:
     from anchors.models.lens import LensModel
+
+    # A served model is the black-box half of one: static checkers see the whole, calls it lacks raise CapabilityError.
+    Loaded = LensModel
+else:
+    Loaded = Any
 
 __all__ = [
     "CapabilityError",
@@ -31,25 +37,25 @@ def lab_models() -> list[str]:
     return sorted(path.parent.name for path in ZOO.glob("*/card.json"))
 
 
-def load_model(model: Any, *, check: bool = True, **options: Any) -> LensModel:
-    """Load a model to measure: `lab/NAME`, a hub id, a local Hugging Face directory, or a TransformerBridge.
+def load_model(model: Any, *, check: bool = True, **options: Any) -> Loaded:
+    """Load a model to measure: `lab/NAME`, a hub id, a local Hugging Face directory, `server/NAME`, or a TransformerBridge.
 
-    Options go to `from_pretrained` (dtype, device_map, revision, ...). Unless `check=False` the model must pass
-    `check_model` first.
+    Options go to `from_pretrained` (dtype, device_map, revision, ...); a server takes `base_url` and the options of
+    `ServerModel`, and is a black box. Unless `check=False` the model must pass `check_model` first.
 
     Raises:
-        ValueError: no such lab model, or the directory or hub id cannot be read.
+        ValueError: no such lab model, the directory or hub id cannot be read, or the server does not serve that name.
         CapabilityError: the model cannot be measured safely.
+        ServerError: the server does not answer.
     """
     from anchors.models.checks import check_model
     from anchors.models.lens import LensModel
 
+    loaded: Any
     if not isinstance(model, str | Path):
         loaded = LensModel.from_bridge(model)
     elif str(model).startswith("server/"):
-        raise CapabilityError(
-            f"{model}: server backends are not part of this version; give a hub id or local directory"
-        )
+        loaded = _served(str(model), **options)
     elif str(model).startswith("lab/"):
         name = str(model).removeprefix("lab/")
         if name not in lab_models():
@@ -60,3 +66,14 @@ def load_model(model: Any, *, check: bool = True, **options: Any) -> LensModel:
     if check:
         check_model(loaded).require()
     return loaded
+
+
+def _served(name: str, *, base_url: str | None = None, **options: Any) -> Any:
+    from anchors.models.server import ServerModel
+
+    base_url = base_url or os.environ.get("OPENAI_BASE_URL")
+    if base_url is None:
+        raise ValueError(
+            f"{name} needs the address of its server: base_url='http://127.0.0.1:8000/v1', or OPENAI_BASE_URL"
+        )
+    return ServerModel(name, base_url=base_url, **options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from anchors.models.lens import LensModel
 
 TEXT = "Find 3 + 4 * 2 modulo 10. I will multiply first. 4 * 2 = 8. Now we have 3 + 8. That leaves 1."
+CONTINUES = "generation continues a thought"
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 
 
@@ -48,7 +49,7 @@ class ModelReport(NamedTuple):
         return "\n".join([self.model, *rows])
 
 
-def check_model(model: LensModel) -> ModelReport:
+def check_model(model: Any) -> ModelReport:
     """Run every check on one short text.
 
     1. The module's own eager forward gives the logits we compute with attention routed through us.
@@ -57,10 +58,11 @@ def check_model(model: LensModel) -> ModelReport:
     4. Attention rows sum to one, and nothing attends to later tokens.
     5. A blocked column reads exactly zero.
     6. Token spans tile the text, and the tokenizer reproduces the ids stored with a lab checkpoint.
-    7. Generation continues a half-written thought.
+    7. Generation continues a half-written thought. Of a black box only this is asked.
     """
     found = []
-    for name, check in _CHECKS.items():
+    black_box = not hasattr(model, "hidden")
+    for name, check in ({CONTINUES: _continues} if black_box else _CHECKS).items():
         try:
             found.append(Check(name, *check(model)))
         except (ValueError, CapabilityError) as error:
@@ -146,7 +148,7 @@ def _stored_ids(model: LensModel) -> tuple[bool, str]:
 
 def _continues(model: LensModel) -> tuple[bool, str]:
     cut = TEXT.index(" * 2 = 8")
-    if model.encode(TEXT[:cut]).ids[-1] in model.end_ids:
+    if hasattr(model, "encode") and model.encode(TEXT[:cut]).ids[-1] in model.end_ids:
         return False, "the tokenizer ends every text with an end token"
     sampling = type(model.sampling)(max_new_tokens=4)
     ((_, completion),) = model.generate([Job(TEXT, cut, "check", 0, 0)], sampling=sampling, seed=0)
@@ -163,5 +165,5 @@ _CHECKS: dict[str, Callable[[LensModel], tuple[bool, str]]] = {
     "a blocked column reads zero": _blocked_column,
     "token spans tile": _spans_tile,
     "stored token ids": _stored_ids,
-    "generation continues a thought": _continues,
+    CONTINUES: _continues,
 }

@@ -150,7 +150,7 @@ def _is_range(value: Any) -> bool:
 def changed_knobs(world: World) -> dict[str, Any]:
     """The knobs of a world that differ from its defaults, in its base for a draft."""
     base = world.base if isinstance(world, Drafted) else world
-    default = import_module(f"anchors.lab.worlds.{base.name}").WORLD
+    default = type(base)()  # a world of your own is in no module of ours
     names = [field.name for field in fields(base)]  # type: ignore[arg-type]
     return {name: getattr(base, name) for name in names if getattr(base, name) != getattr(default, name)}
 
