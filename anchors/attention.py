@@ -83,7 +83,7 @@ def receiver_heads(
     fewer than 4 sentences have a vertical score, no head has a kurtosis and all are used (`details` says so).
     The interval is a bootstrap over later sentences, `p` and `floor` come from sources at the same distances.
     `matrix` is the mean attention of the chosen heads; extras: `kurtosis` [layer, head], `heads` [head, 2],
-    `vertical` [layer, head, source].
+    `vertical` [layer, head, source], `pooled` [chosen head, target, source].
 
     Raises:
         ValueError: the trace has no more than `proximity` sentences, top < 1, or a head that does not exist.
@@ -112,7 +112,12 @@ def receiver_heads(
         p=p,
         floor=floor,
         matrix=np.where(np.tri(len(trace), k=-1, dtype=bool), mean, np.nan),
-        extras={"kurtosis": kurtosis, "heads": np.array(chosen), "vertical": vertical},
+        extras={
+            "kurtosis": kurtosis,
+            "heads": np.array(chosen),
+            "vertical": vertical,
+            "pooled": np.stack([attention[pair] for pair in chosen]).astype(np.float32),
+        },
         details={
             "model": model.name,
             "proximity": proximity,

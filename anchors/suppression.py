@@ -1,8 +1,11 @@
 """What each sentence does to the later ones: cut all attention to it and compare the next-token distributions.
 
-1. One plain forward gives the base distributions, and the keys and values of every layer.
-2. Blocking source s cannot change tokens before it, so only the suffix from s on is run, over the recorded past.
-3. KL(p || p_blocked) of the distribution that predicts each later token, exact over the vocabulary, in blocks of rows.
+1. One plain forward gives the base hidden states, and the keys and values of every layer.
+2. Blocking source s cannot change tokens before it, so only the suffix after s is run over the recorded past, from the
+   first layer that blocks; suffixes of many sources run packed (`models.suffixes`).
+3. KL(p || p_blocked) of the distribution that predicts each later token, exact over the vocabulary: hidden states of
+   several sources are held, and one block of rows after the other is compared for all of them, so that the base
+   distribution of a block is computed once and no [token, vocabulary] array is kept.
 4. The matrix entry [target, source] is the mean over the target's tokens; the forced answer's change in
    log-probability is the source's total effect.
 Source: Thought Anchors (2506.19143), section 5. The published quantity truncates to the top-p tokens of each side and
@@ -12,7 +15,8 @@ fills in -1e9, so its values are dominated by tokens kept on one side only; `com
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -22,27 +26,54 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from anchors.forced import forced_answer
-from anchors.models.attention_pass import LayerCache, TracePass
+from anchors.models.attention_pass import Block, LayerCache
 from anchors.models.base import CapabilityError, Tokens
+from anchors.models.suffixes import LateModel, Suffix, prefill_to, run_suffixes
 from anchors.models.tokens import answer_tokens, token_spans
 from anchors.scores import Scores, method
-from anchors.stats import mean_interval
 from anchors.trace import Trace
 
 if TYPE_CHECKING:
     from anchors.models.lens import LensModel
 
-ELEMENTS = 1 << 23
+ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 26}
+"""Logits of one block of rows; on a CPU a megabyte, which stays in cache."""
+
+ROWS = 32
+"""Fewest rows of a block: fewer would leave the unembedding waiting for its weights."""
+
+HELD = 1 << 21
+"""Hidden-state numbers held for one sweep over the rows, or four times the trace's own if that is more."""
+
+LEVEL = 0.95
 PAPER_TOP_P, PAPER_TOP_K, PAPER_TEMPERATURE, PAPER_FLOOR, PAPER_EPSILON = 0.9999, 100, 0.6, -1e9, 1e-9
 
 
 class Base(NamedTuple):
-    """The plain forward of a text: its tokens, final hidden states, recorded past and the answer's token range."""
+    """The plain forward of a text: tokens, final hidden states, recorded cache and the token range of its answer.
+
+    `late` runs the layers from the first that blocks anything; None if every layer runs.
+    """
 
     tokens: Tokens
     hidden: Float[Tensor, "token width"]
     past: list[LayerCache]
     answer: tuple[int, int]
+    late: LateModel | None
+
+    def answer_logprobs(self, model: LensModel, firsts: Sequence[int], hidden: Sequence[Tensor]) -> list[float]:
+        """log p of the answer in nats for hidden states that begin at the tokens `firsts`."""
+        first, end = self.answer
+        states = [x[first - 1 - start : end - 1 - start] for start, x in zip(firsts, hidden, strict=True)]
+        return model.logprobs_of([self.tokens.ids[first:end]] * len(states), states)
+
+
+class Source(NamedTuple):
+    """A blocked sentence: its index, and the final hidden states of tokens [first, T) without it."""
+
+    index: int
+    first: int
+    hidden: Float[Tensor, "token width"]
 
 
 @method("suppression", needs="model", unit="nats of answer log-probability")
@@ -53,6 +84,7 @@ def suppress(
     layers: Sequence[int] | None = None,
     heads: Sequence[tuple[int, int]] | None = None,
     answer: str | None = None,
+    answer_only: bool = False,
     compat: Literal["paper"] | None = None,
     resamples: int = 1000,
     seed: int = 0,
@@ -64,53 +96,88 @@ def suppress(
     matrix[t, s] = mean over the tokens of t of KL(p || p_blocked) in nats, NaN where t <= s;
     extras: `matrix_low`, `matrix_high` (bootstrap over the target's tokens), `outgoing` (mean KL over later
     sentences, [sentence]), `answer_logprob`. With `compat="paper"` the matrix holds the published log-KL with every
-    row's mean subtracted, artefacts included (temperature 0.6, truncation, windows of positions).
+    row's mean subtracted, artefacts included (temperature 0.6, truncation, windows of positions). `answer_only=True`
+    leaves out the matrix and what is made of it, at the cost of little more than one suffix a sentence.
 
     Raises:
         CapabilityError: the model is a black box.
-        ValueError: the trace has no answer, it does not fit the context, a layer or head does not exist, or `compat`
-            is unknown.
+        ValueError: the trace has no answer, it does not fit the context, a layer or head does not exist, `compat` is
+            unknown, or it is given with `answer_only`.
     """
     if compat not in (None, "paper"):
         raise ValueError(f"compat is {compat!r}; it must be None (exact) or 'paper'")
+    if compat and answer_only:
+        raise ValueError("compat='paper' asks for the published matrix, which answer_only=True leaves out; drop one")
     if not hasattr(model, "prefill"):
         raise CapabilityError(f"{model.name} cannot block attention; suppression needs a local model")
-    base = _base(trace, model, answer)
+    block = model.column_block((0, 0), layers=layers, heads=heads)
+    base = _base(trace, model, answer, block)
     spans = _paper_spans(trace, model) if compat else token_spans(base.tokens.offsets, trace.spans).spans
-    size = len(trace)
-    matrix, low, high = (np.full((size, size), np.nan) for _ in range(3))
-    values = np.full(size, np.nan)
-    plain = _answer_logprob(model, base, base.hidden, 0)
-    rng = np.random.default_rng(seed)
-    for s, (a, b) in enumerate(tqdm(spans, desc="suppress", disable=None if progress else True)):
-        if a == b:
-            continue
-        block = model.column_block((a, b), layers=layers, heads=heads)
-        hidden = model.hidden(base.tokens.ids, TracePass(start=a, past=base.past, block=block))
-        values[s] = plain - _answer_logprob(model, base, hidden, a)
-        effects = _token_effects(model, base, hidden, a, spans[-1][1], compat)
-        for t in range(s + 1, size):
-            rows = effects[spans[t][0] - a : spans[t][1] - a]
-            if len(rows):
-                matrix[t, s] = rows.mean()
-                low[t, s], high[t, s] = mean_interval(rows, rng, resamples=resamples)
-    if compat == "paper":
-        centre = _means(matrix, axis=1)[:, None]
-        matrix, low, high = matrix - centre, low - centre, high - centre
+    (plain,) = base.answer_logprobs(model, [0], [base.hidden])
+    values = np.full(len(trace), np.nan)
+    cells = None if answer_only else Cells.of(spans, resamples, seed)
+    for held in _groups(_blocked(model, base, spans, block, progress), max(HELD, 4 * base.hidden.numel())):
+        indices, firsts, states = zip(*held, strict=True)
+        values[list(indices)] = plain - np.array(base.answer_logprobs(model, firsts, states))
+        if cells is not None:
+            cells.add(indices, _token_effects(model, base, held, spans[-1][1], compat), shift=0 if compat else 1)
+    if cells is not None and compat:
+        cells = cells.centred()
     return Scores.of(
         trace,
         "suppression",
         values,
         n=np.where(np.isnan(values), 0, base.answer[1] - base.answer[0]),
-        matrix=matrix,
-        extras={
-            "matrix_low": low,
-            "matrix_high": high,
-            "outgoing": _means(matrix, axis=0),
-            "answer_logprob": np.array(plain),
-        },
-        details=_details(model, layers, heads, compat, seed),
+        matrix=None if cells is None else cells.matrix,
+        extras={"answer_logprob": np.array(plain)} | ({} if cells is None else cells.extras()),
+        details=_details(model, layers, heads, compat, seed, answer_only),
     )
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The matrix [target, source] and the bootstrap interval of every cell over the target's tokens.
+
+    A target's resamples are drawn from (seed, target) and shared by all sources, so no number depends on which sources
+    were measured together.
+    """
+
+    spans: Sequence[tuple[int, int]]
+    resamples: int
+    seed: int
+    matrix: Float[np.ndarray, "target source"]
+    low: Float[np.ndarray, "target source"]
+    high: Float[np.ndarray, "target source"]
+
+    @classmethod
+    def of(cls, spans: Sequence[tuple[int, int]], resamples: int, seed: int) -> Cells:
+        return cls(spans, resamples, seed, *np.full((3, len(spans), len(spans)), np.nan))
+
+    def add(self, sources: Sequence[int], effects: Float[np.ndarray, "source row"], *, shift: int) -> None:
+        """Fill the columns of ascending `sources`; row t - `shift` is the effect on token t."""
+        for target, (a, b) in enumerate(self.spans):
+            before = [s for s in sources if s < target]
+            if a < b and before:
+                rows = effects[: len(before), a - shift : b - shift]
+                self.matrix[target, before] = rows.mean(1)
+                self.low[target, before], self.high[target, before] = self._intervals(rows, target)
+
+    def _intervals(self, rows: Float[np.ndarray, "source token"], target: int) -> Float[np.ndarray, "2 source"]:
+        size = rows.shape[1]
+        if size < 2:
+            return np.full((2, len(rows)), np.nan)
+        draws = np.random.default_rng((self.seed, target)).integers(size, size=(self.resamples, size))
+        picks = (draws + size * np.arange(self.resamples)[:, None]).ravel()
+        counts = np.bincount(picks, minlength=self.resamples * size).reshape(self.resamples, size)
+        return np.quantile(rows @ counts.T / size, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)
+
+    def centred(self) -> Cells:
+        """With every row's mean subtracted, as published."""
+        centre = _means(self.matrix, axis=1)[:, None]
+        return replace(self, matrix=self.matrix - centre, low=self.low - centre, high=self.high - centre)
+
+    def extras(self) -> dict[str, np.ndarray]:
+        return {"matrix_low": self.low, "matrix_high": self.high, "outgoing": _means(self.matrix, axis=0)}
 
 
 def _paper_spans(trace: Trace, model: LensModel) -> list[tuple[int, int]]:
@@ -120,79 +187,144 @@ def _paper_spans(trace: Trace, model: LensModel) -> list[tuple[int, int]]:
     return list(itertools.pairwise(edges))
 
 
-def _details(model: LensModel, layers: Any, heads: Any, compat: str | None, seed: int) -> dict[str, Any]:
+def _details(
+    model: LensModel, layers: Any, heads: Any, compat: str | None, seed: int, answer_only: bool
+) -> dict[str, Any]:
+    unit = "row-centred mean log KL (published)" if compat == "paper" else "nats of KL a token"
     return {
         "model": model.name,
         "layers": "all" if layers is None else list(layers),
         "heads": "all" if heads is None else [list(pair) for pair in heads],
-        "matrix unit": "row-centred mean log KL (published)" if compat == "paper" else "nats of KL a token",
+        "matrix unit": "not measured (answer_only)" if answer_only else unit,
         "compat": compat or "exact",
         "seed": seed,
         "interval": "values are exact; matrix cells by bootstrap over the target's tokens",
     }
 
 
-def _base(trace: Trace, model: LensModel, answer: str | None) -> Base:
+def _base(trace: Trace, model: LensModel, answer: str | None, block: Block) -> Base:
     text, start = forced_answer(trace, model, answer=answer)
     tokens = model.encode(text)
     model.check_length(len(tokens.ids), what="the trace with its forced answer")
-    hidden, past = model.prefill(tokens.ids)
-    return Base(tokens, hidden, past, answer_tokens(tokens.offsets, start))
+    scored = answer_tokens(tokens.offsets, start)
+    acting = (layer for layer in range(model.layers) if block.heads_in(layer, model.heads))
+    first = next(acting, model.layers)
+    hidden, past, late = prefill_to(model, tokens.ids, first)
+    return Base(tokens, hidden, past, scored, late)
 
 
-def _answer_logprob(model: LensModel, base: Base, hidden: Tensor, start: int) -> float:
-    """log p of the answer's tokens, from hidden states that begin at token `start`."""
-    first, end = base.answer
-    return model.logprob_of(base.tokens.ids[first:end], hidden[first - 1 - start : end - 1 - start])
+def _blocked(
+    model: LensModel, base: Base, spans: Sequence[tuple[int, int]], block: Block, progress: bool
+) -> Iterator[Source]:
+    """Every sentence that has tokens, blocked where `block` says: hidden states from its last token on."""
+    whole = len(base.hidden)
+    everywhere = all(len(block.heads_in(layer, model.heads)) == model.heads for layer in range(model.layers))
+    sources, suffixes = [], []
+    for index, (a, b) in enumerate(spans):
+        if a < b:
+            # Its last token predicts the next sentence; the others matter only where something still sees them.
+            positions = np.arange(b - 1 if everywhere else a, whole)
+            suffixes.append(Suffix(np.array(base.tokens.ids)[positions], positions, a, positions < b, block))
+            sources.append((index, b - 1))
+    states = run_suffixes(model, base.past, suffixes, late=base.late)
+    shown = tqdm(sources, desc="suppress", disable=None if progress else True)
+    for (index, first), hidden in zip(shown, states, strict=True):
+        yield Source(index, first, hidden[first - whole :])
+
+
+def _groups(sources: Iterator[Source], limit: int) -> Iterator[list[Source]]:
+    """Runs of sources with at most `limit` numbers of hidden states; a larger one is alone."""
+    held: list[Source] = []
+    for source in sources:
+        if held and sum(s.hidden.numel() for s in held) + source.hidden.numel() > limit:
+            yield held
+            held = []
+        held.append(source)
+    if held:
+        yield held
 
 
 def _token_effects(
-    model: LensModel, base: Base, hidden: Tensor, start: int, stop: int, compat: str | None
-) -> Float[np.ndarray, " token"]:
-    """The effect on each token in [start, stop): row t - start compares the distributions that predict token t.
+    model: LensModel, base: Base, held: Sequence[Source], stop: int, compat: str | None
+) -> Float[np.ndarray, "source row"]:
+    """What each source does to the distribution after each token before `stop`; NaN before its last token."""
+    effects = np.full((len(held), stop), np.nan)
+    budget = ELEMENTS.get(model.device.type, ELEMENTS["cpu"])
+    block = max(ROWS, budget // model.vocabulary)
+    for a in range(min(source.first for source in held), stop, block):
+        end = min(a + block, stop)
+        rows = (PaperReference if compat else Reference).of(model.unembed(base.hidden[a:end]))
+        for out, source in zip(effects, held, strict=True):
+            first = max(a, source.first)
+            if first < end:
+                blocked = model.unembed(source.hidden[first - source.first : end - source.first])
+                out[first:end] = rows.after(first - a).compare(blocked).cpu().numpy()
+    return effects
 
-    The paper's positions are one later: its row t is the distribution after token t.
-    """
-    shift = 0 if compat == "paper" else 1
-    rows = range(max(start, shift), stop)
-    step = max(1, ELEMENTS // model.vocabulary)
-    blocks = [rows[i : i + step] for i in range(0, len(rows), step)]
-    parts = [_compare(model, base, hidden, start, block, shift, compat) for block in blocks]
-    out = np.concatenate(parts) if parts else np.zeros(0)
-    return np.concatenate([np.zeros(rows.start - start), out])
+
+class Reference(NamedTuple):
+    """Base distributions of several rows, ready to be compared with blocked ones."""
+
+    logits: Float[Tensor, "token vocabulary"]
+    p: Float[Tensor, "token vocabulary"]
+
+    @classmethod
+    def of(cls, logits: Float[Tensor, "token vocabulary"]) -> Reference:
+        return cls(logits, torch.softmax(logits, -1))
+
+    def after(self, rows: int) -> Reference:
+        return Reference(self.logits[rows:], self.p[rows:])
+
+    def compare(self, blocked: Float[Tensor, "token vocabulary"]) -> Float[Tensor, " token"]:
+        """KL(p || q) in nats from the logits of q.
+
+        With d the change of the logits less its mean under p, KL = log E_p exp(d) = log(1 + E_p (exp(d) - 1)): no
+        log-softmax of q, and no large numbers that cancel. Rows that overflow are computed in float64 instead.
+        """
+        change = blocked - self.logits
+        change -= (self.p * change).sum(-1, keepdim=True)
+        kl = torch.log1p((self.p * change.expm1_()).sum(-1)).double()
+        far = ~torch.isfinite(kl)
+        if bool(far.any()):
+            p, q = (torch.log_softmax(x[far].double(), -1) for x in (self.logits, blocked))
+            kl[far] = (p.exp() * (p - q)).sum(-1)
+        return kl.clamp(min=0)
 
 
-def _compare(
-    model: LensModel, base: Base, hidden: Tensor, start: int, tokens: range, shift: int, compat: str | None
-) -> Float[np.ndarray, " token"]:
-    """KL of the rows `tokens - shift`; a row before `start` is unchanged and reads zero."""
-    rows = np.array(tokens) - shift
-    moved = rows >= start
-    logits = model.unembed(base.hidden[rows[moved]])
-    blocked = model.unembed(hidden[rows[moved] - start])
-    out = np.full(len(rows), np.log(PAPER_EPSILON) if compat == "paper" else 0.0)
-    out[moved] = (paper_log_kl if compat == "paper" else exact_kl)(logits, blocked).cpu().numpy()
-    return out
+class PaperReference(NamedTuple):
+    """The same for the published quantity: base logits, -inf where it leaves a token out."""
+
+    logits: Float[Tensor, "token vocabulary"]
+
+    @classmethod
+    def of(cls, logits: Float[Tensor, "token vocabulary"]) -> PaperReference:
+        return cls(_paper_truncated(logits))
+
+    def after(self, rows: int) -> PaperReference:
+        return PaperReference(self.logits[rows:])
+
+    def compare(self, blocked: Float[Tensor, "token vocabulary"]) -> Float[Tensor, " token"]:
+        """ln(KL + 1e-9) over the tokens either side keeps, -1e9 for the logit of one it does not."""
+        sides = (self.logits, _paper_truncated(blocked))
+        union = sides[0].isfinite() | sides[1].isfinite()
+        filled = [torch.where(side.isfinite(), side, PAPER_FLOOR).masked_fill(~union, -torch.inf) for side in sides]
+        p, q = (torch.log_softmax(side.double() / PAPER_TEMPERATURE, -1) for side in filled)
+        kl = torch.where(union, p.exp() * (p - q), 0.0).sum(-1).clamp(min=0)
+        return torch.log(kl + PAPER_EPSILON)
 
 
 def exact_kl(
     base: Float[Tensor, "token vocabulary"], blocked: Float[Tensor, "token vocabulary"]
 ) -> Float[Tensor, " token"]:
-    """KL(softmax(base) || softmax(blocked)) in nats over the full vocabulary, summed in float64, clipped at 0."""
-    p, q = torch.log_softmax(base.double(), -1), torch.log_softmax(blocked.double(), -1)
-    return (p.exp() * (p - q)).sum(-1).clamp(min=0)
+    """KL(softmax(base) || softmax(blocked)) in nats over the full vocabulary, of each row of logits."""
+    return Reference.of(base).compare(blocked)
 
 
 def paper_log_kl(
     base: Float[Tensor, "token vocabulary"], blocked: Float[Tensor, "token vocabulary"]
 ) -> Float[Tensor, " token"]:
     """The published ln(KL + 1e-9): temperature 0.6, each side cut to top-p 0.9999 and 100 tokens, -1e9 elsewhere."""
-    sides = [_paper_truncated(x) for x in (base, blocked)]
-    union = sides[0].isfinite() | sides[1].isfinite()
-    filled = [torch.where(side.isfinite(), side, PAPER_FLOOR).masked_fill(~union, -torch.inf) for side in sides]
-    p, q = (torch.log_softmax(side.double() / PAPER_TEMPERATURE, -1) for side in filled)
-    kl = torch.where(union, p.exp() * (p - q), 0.0).sum(-1).clamp(min=0)
-    return torch.log(kl + PAPER_EPSILON)
+    return PaperReference.of(base).compare(blocked)
 
 
 def _paper_truncated(logits: Tensor) -> Tensor:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from anchors.models import load_model
+from anchors.models.attention_pass import TracePass
 from anchors.models.base import Job, Sampling
+from anchors.models.engine import Tally, draw
+from anchors.models.lens import LensModel
 from anchors.models.randomness import stream, uniforms
 from anchors.models.sampling import sample
+from anchors.models.tokens import token_spans
+
+SHORT = Sampling(1.0, 0.9, 10)
 
 
 def all_jobs(trace, n, *, trace_id="t"):
@@ -20,19 +28,22 @@ def all_jobs(trace, n, *, trace_id="t"):
 
 
 def drawn(model, jobs, *, sampling=None, seed=0, batch_size=256):
-    sampling = sampling or Sampling(1.0, 0.9, 24)
-    found = model.generate(jobs, sampling=sampling, seed=seed, batch_size=batch_size)
+    found = model.generate(jobs, sampling=sampling or SHORT, seed=seed, batch_size=batch_size)
+    return collected(found)
+
+
+def collected(found):
     return {(job.trace, job.position, job.sample): completion for job, completion in found}
 
 
 def test_rollouts_do_not_depend_on_batch_size_or_order(tiny, problem_trace):
-    jobs = all_jobs(problem_trace, 4)
+    jobs = all_jobs(problem_trace, 3)
     whole = drawn(tiny, jobs)
     assert len(whole) == len(jobs)
     shuffled = list(jobs)
     random.Random(0).shuffle(shuffled)
     assert drawn(tiny, shuffled, batch_size=7) == whole
-    some = jobs[:: len(jobs) // 6]
+    some = jobs[:: len(jobs) // 4]
     alone = drawn(tiny, some, batch_size=1)
     assert alone == {key: whole[key] for key in alone}
 
@@ -112,14 +123,76 @@ def test_rollouts_follow_the_models_softmax_from_any_prefix(tiny, problem_trace)
 
 
 def test_ties_are_decided_by_the_row_alone(checkpoints, problem_trace, monkeypatch):
-    """With a huge margin every draw is a tie: the batched path must then equal single-row logits exactly."""
+    """With a huge margin every draw is a tie: the batched path must then equal double precision, row by row."""
     from anchors.models import engine
 
     model = load_model(checkpoints["llama"])
-    jobs = all_jobs(problem_trace, 1)
+    jobs, tally = all_jobs(problem_trace, 1), Tally()
     plain = drawn(model, jobs)
-    monkeypatch.setitem(engine.MARGIN, torch.float32, 0.6)
-    assert drawn(model, jobs) == plain
+    monkeypatch.setitem(engine.MARGIN, torch.float32, 1e9)
+    assert collected(draw(model, jobs, sampling=SHORT, seed=0, batch_size=256, tally=tally)) == plain
+    assert tally.ties >= 0.9 * tally.generated
+
+
+@torch.inference_mode()
+def plainly(model, job, sampling, seed=0):
+    """Token ids of a rollout drawn the plain way: one full double-precision forward a token, the same uniforms."""
+    exact = LensModel(copy.deepcopy(model.module).double(), model.tokenizer, name="exact")
+    tokens = exact.encode(job.text[: job.end])
+    cut = token_spans(exact.encode(job.text).offsets, job.blocked).spans
+    key = np.array([stream(seed, job.trace, job.position, job.sample)], dtype=np.uint64)
+    written = []
+    while len(written) < sampling.max_new_tokens and not (written and written[-1] in model.end_ids):
+        logits = exact.unembed(exact.hidden([*tokens.ids, *written], TracePass(cut=cut))[-1:])
+        step = np.array([len(written)])
+        written.append(int(sample(logits, sampling, streams=key, steps=step, margin=0.0).ids[0]))
+    return written
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma2", "gpt2"])
+@pytest.mark.parametrize("temperature, top_p", [(1.0, 1.0), (0.3, 0.9)])
+def test_rollouts_equal_the_plain_way_token_for_token(checkpoints, problem_trace, architecture, temperature, top_p):
+    model, sampling = load_model(checkpoints[architecture]), Sampling(temperature, top_p, 8)
+    jobs = all_jobs(problem_trace, 12)
+    found = drawn(model, jobs, sampling=sampling)
+    for job in jobs[:: len(jobs) // 5]:
+        completion, written = found[job.trace, job.position, job.sample], plainly(model, job, sampling)
+        assert completion.tokens == len(written)
+        ids = model.encode(job.prefix).ids
+        body = written[:-1] if written[-1] in model.end_ids else written
+        assert completion.text == model.decode([*ids, *body])[len(model.decode(ids)) :]
+
+
+def test_blocked_rollouts_equal_the_plain_way(checkpoints, problem_trace):
+    model, sampling = load_model(checkpoints["qwen2"]), Sampling(1.0, 1.0, 8)
+    spans = tuple(problem_trace.spans[i] for i in (1, 3))
+    jobs = [replace(job, blocked=spans) for job in all_jobs(problem_trace, 4) if job.position > 5]
+    found, free = (
+        drawn(model, jobs, sampling=sampling),
+        drawn(model, [replace(j, blocked=()) for j in jobs], sampling=sampling),
+    )
+    assert found != free
+    for job in jobs[:: len(jobs) // 5]:
+        assert found[job.trace, job.position, job.sample].tokens == len(plainly(model, job, sampling))
+
+
+def test_every_distinct_sequence_is_computed_once(checkpoints, problem_trace):
+    """Near-greedy rollouts coincide a lot: rows fed must number the distinct sequences off the trace, no more."""
+    model, sampling, tally = load_model(checkpoints["llama"]), Sampling(0.05, 1.0, 6), Tally()
+    jobs = all_jobs(problem_trace, 8)
+    for _ in draw(model, jobs, sampling=sampling, seed=0, batch_size=256, tally=tally):
+        pass
+    trace_ids, fed, generated = model.encode(problem_trace.text).ids, set(), 0
+    for position, end in enumerate(problem_trace.boundaries):
+        ids = model.encode(problem_trace.text[:end]).ids
+        assert ids == trace_ids[: len(ids)]
+        for s in range(8):
+            written = plainly(model, Job(problem_trace.text, end, "t", position, s), sampling)
+            generated += len(written)
+            sequences = [(*ids, *written[:k]) for k in range(1, len(written))]
+            fed |= {x for x in sequences if list(x) != trace_ids[: len(x)]}
+    assert (tally.generated, tally.computed) == (generated, len(fed))
+    assert tally.computed < 0.5 * tally.generated
 
 
 def test_length_limit_and_context_end_are_said(checkpoints, problem_trace):

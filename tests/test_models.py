@@ -13,8 +13,8 @@ import torch
 
 from anchors.lab.worlds import write
 from anchors.lab.worlds.expression import WORLD
-from anchors.models import CapabilityError, load_model
-from anchors.models.attention_pass import TracePass
+from anchors.models import CapabilityError, attention_pass, load_model, pooling
+from anchors.models.attention_pass import Block, TracePass
 from anchors.models.base import Sampling
 from anchors.models.checks import check_model
 from anchors.models.tokens import token_spans
@@ -74,8 +74,32 @@ def test_pooled_attention_equals_brute_force(tiny, trace):
 
 def test_query_blocks_do_not_change_pooling(tiny, trace, monkeypatch):
     whole = tiny.pooled_attention(trace.text, trace.spans)
-    monkeypatch.setattr("anchors.models.attention_pass.QUERY_BLOCK", 5)
+    monkeypatch.setattr("anchors.models.pooling.QUERY_BLOCK", 5)
     assert torch.allclose(tiny.pooled_attention(trace.text, trace.spans), whole, atol=1e-6)
+    monkeypatch.setitem(pooling.ELEMENTS, "cpu", 1)
+    assert torch.allclose(tiny.pooled_attention(trace.text, trace.spans), whole, atol=1e-6)
+
+
+def test_query_blocks_do_not_change_masked_attention(tiny, trace, monkeypatch):
+    ids = tiny.encode(trace.text).ids
+    block = Block(9, 14, heads=frozenset({(0, 1), (2, 3)}))
+    whole = [tiny.hidden(ids, TracePass(**options)) for options in ({}, {"block": block}, {"cut": [(3, 5), (20, 31)]})]
+    monkeypatch.setattr(attention_pass, "QUERY_BLOCK", 5)
+    for options, wanted in zip(({}, {"block": block}, {"cut": [(3, 5), (20, 31)]}), whole, strict=True):
+        assert torch.allclose(tiny.hidden(ids, TracePass(**options)), wanted, atol=1e-5)
+
+
+def test_a_pooled_block_of_some_heads_is_that_of_the_plain_module(checkpoints, trace):
+    model = load_model(checkpoints["qwen3"])
+    ids = model.encode(trace.text).ids
+    run = TracePass(pool=[(i, i + 1) for i in range(len(ids))], block=Block(9, 14, heads=frozenset({(0, 1), (0, 2)})))
+    hidden = model.hidden(ids, run)
+    mask = causal_mask(model, None, len(ids)).repeat(model.heads, 1, 1)
+    mask[1:3, :, 9:14] = torch.finfo(torch.float32).min
+    brute = eager(model, ids, mask[None]).attentions[0][0]
+    seen = torch.ones(len(ids), dtype=torch.bool)
+    assert torch.allclose(run.pooled[0][:, seen], brute[:, seen], atol=1e-6)
+    assert torch.allclose(hidden, model.hidden(ids, TracePass(block=run.block)), atol=1e-5)
 
 
 def test_block_equals_an_additive_mask_on_the_plain_module(tiny, trace):
@@ -171,10 +195,12 @@ def test_suppression_by_bridge_hooks_agrees(checkpoints, trace):
 
 
 def test_check_model_refuses_a_model_that_sees_the_future(checkpoints, monkeypatch):
-    from anchors.models import attention_pass
+    def everything(call, past, view):
+        return torch.nn.functional.scaled_dot_product_attention(call.query, call.key, call.value, enable_gqa=True)
 
     model = load_model(checkpoints["llama"])
-    monkeypatch.setattr(attention_pass, "visible", lambda q, k, w: torch.ones(len(q), len(k), dtype=torch.bool))
+    monkeypatch.setattr(attention_pass, "attend_view", everything)
+    monkeypatch.setattr(pooling, "visible", lambda q, k, w: torch.ones(len(q), len(k), dtype=torch.bool))
     report = check_model(model)
     assert {c.name for c in report.checks if not c.passed} >= {"causality", "attention rows"}
     with pytest.raises(CapabilityError, match="causality"):

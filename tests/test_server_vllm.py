@@ -75,7 +75,8 @@ def _wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
 
 def test_what_vllm_offers_is_found(served: ServerModel) -> None:
     found = served.capabilities
-    assert (found.seeded, found.logprobs, found.echo, found.keeps_stop, found.context) == (True, True, True, True, 512)
+    assert (found.logprobs, found.echo, found.keeps_stop, found.context) == (True, True, True, 512)
+    assert found.seeded in (True, None)
     with pytest.raises(CapabilityError, match="needs a local model"):
         suppress(TRACE, served)  # type: ignore[arg-type]
 

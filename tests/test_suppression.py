@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from anchors import suppression
-from anchors.models import CapabilityError, load_model
+from anchors.models import CapabilityError, load_model, suffixes
 from anchors.models.tokens import token_spans
 from anchors.suppression import exact_kl, paper_log_kl, suppress
 from anchors.trace import Trace
@@ -107,6 +107,32 @@ def test_subsets_of_layers_and_heads(checkpoints, trace, architecture):
     agree(suppress(trace, model, resamples=10, heads=pairs), (everything.values, everything.matrix))
 
 
+def test_the_answer_alone_is_the_same_number_without_the_matrix(tiny, trace):
+    whole, found = suppress(trace, tiny, resamples=10), suppress(trace, tiny, answer_only=True)
+    np.testing.assert_allclose(found.values, whole.values, atol=1e-6)
+    assert found.matrix is None and set(found.extras) == {"answer_logprob"}
+    late = suppress(trace, tiny, answer_only=True, layers=[2])
+    np.testing.assert_allclose(late.values, suppress(trace, tiny, layers=[2], resamples=10).values, atol=1e-6)
+    with pytest.raises(ValueError, match="answer_only"):
+        suppress(trace, tiny, answer_only=True, compat="paper")
+
+
+def test_layers_before_the_first_blocked_one_are_not_run(checkpoints, trace):
+    """Layers 0 and 1 run for the base alone."""
+    model = load_model(checkpoints["llama"])
+    wanted = suppress(trace, model, layers=[2], resamples=10)
+    ran = []
+    layers = suffixes.decoder_layers(model.module)
+    hooks = [layer.self_attn.register_forward_hook(lambda m, *_: ran.append(m.layer_idx)) for layer in layers]
+    try:
+        again = suppress(trace, model, layers=[2], resamples=10)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert ran.count(0) == ran.count(1) == 1 and ran.count(2) >= 2
+    assert np.array_equal(again.matrix, wanted.matrix, equal_nan=True)
+
+
 def test_a_block_in_no_layer_changes_nothing(tiny, trace):
     for subset in ({"layers": []}, {"heads": []}):
         found = suppress(trace, tiny, resamples=10, **subset)
@@ -178,9 +204,12 @@ def test_exact_kl_is_float64_and_bounded_by_the_largest_log_ratio(checkpoints, t
     base, cut = (model.logprobs(text, block=block) for block in (None, trace.spans[2]))
     kl = exact_kl(base, cut)
     assert kl.dtype == torch.float64
-    np.testing.assert_allclose(
-        kl, full_kl(torch.log_softmax(base.double(), -1), torch.log_softmax(cut.double(), -1)), atol=1e-12
-    )
+    wanted = full_kl(torch.log_softmax(base.double(), -1), torch.log_softmax(cut.double(), -1))
+    np.testing.assert_allclose(kl, wanted, rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(exact_kl(base.double(), cut.double()), wanted, atol=1e-12)
+    far = torch.full_like(base, -200.0)
+    far[:, 7] = 90.0
+    np.testing.assert_allclose(exact_kl(base, far), full_kl(base, torch.log_softmax(far.double(), -1)), rtol=1e-6)
     assert (kl <= (base - cut).abs().max(-1).values.double() + 1e-6).all()
     total = (base.exp() - cut.exp()).abs().sum(-1).double() / 2
     assert (kl + 1e-6 >= 2 * total**2).all()
@@ -193,7 +222,10 @@ def test_numbers_do_not_depend_on_the_block_of_rows_and_repeat(checkpoints, trac
     again = suppress(trace, model, resamples=50)
     assert np.array_equal(again.matrix, whole[None].matrix, equal_nan=True)
     assert np.array_equal(again.matrix_low, whole[None].matrix_low, equal_nan=True)
-    monkeypatch.setattr(suppression, "ELEMENTS", 5 * model.vocabulary)
+    monkeypatch.setitem(suppression.ELEMENTS, "cpu", 1)
+    monkeypatch.setattr(suppression, "ROWS", 5)
+    monkeypatch.setattr(suppression, "HELD", 1)
+    monkeypatch.setitem(suffixes.TOKENS, "cpu", 1)
     agree(suppress(trace, model, resamples=50), (whole[None].values, whole[None].matrix), atol=1e-6)
     paper = suppress(trace, model, compat="paper", resamples=50)
     assert np.nanmean(np.abs(paper.matrix - whole["paper"].matrix)) < 0.02

@@ -6,8 +6,9 @@ import torch
 
 from anchors.models.attention_pass import TracePass
 from anchors.models.base import Job, Sampling
+from anchors.models.suffixes import TOKENS
 from anchors.models.tokens import answer_tokens, token_spans
-from anchors.models.variants import TOKENS, Variant, score_variants
+from anchors.models.variants import Variant, score_variants
 
 
 def variants_of(trace, stub, answer="3"):

@@ -3,7 +3,9 @@
 1. Hugging Face calls the function registered here with queries and keys already projected, normalised and rotated.
 2. The function hands them to the current pass, which knows the positions, what is blocked and what to record.
 3. `TracePass` runs the tokens [start, T) of one text over a recorded past: plain, blocked, ablated or pooled.
-4. No mask function is registered under our name, so no model builds a mask of its own and none can leak the future.
+4. Tokens see all of their past and, causally, themselves: two fused attentions without a mask, merged by their
+   log-sum-exp. Only windows, soft caps and hidden columns need masks, built for one block of queries at a time.
+5. No mask function is registered under our name, so no model builds a mask of its own and none can leak the future.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
@@ -23,6 +26,8 @@ from anchors.models.base import CapabilityError
 
 NAME = "anchors"
 QUERY_BLOCK = 512
+MASK_ELEMENTS = 1 << 22
+"""Most entries [query, key] of one mask; long texts take smaller blocks of queries."""
 
 
 class LayerCache(NamedTuple):
@@ -64,6 +69,17 @@ def running(current: Pass) -> Iterator[None]:
         _current.reset(token)
 
 
+def current_pass() -> Any:
+    """The pass whose forward is running; CapabilityError outside one."""
+    current = _current.get()
+    if current is None:
+        raise CapabilityError(
+            "this module's attention is routed through anchors, where padding masks and caches do not act; for "
+            "forwards of your own use model.bridge, or module.set_attn_implementation('eager') while they run"
+        )
+    return current
+
+
 def attention_forward(
     module: Any,
     query: Tensor,
@@ -81,13 +97,7 @@ def attention_forward(
     scaling = float(query.shape[-1] ** -0.5) if scaling is None else scaling
     window, softcap = options.get("sliding_window"), options.get("softcap")
     call = Call(module.layer_idx, query, key, value, scaling, window, softcap)
-    current = _current.get()
-    if current is None:
-        raise CapabilityError(
-            "this module's attention is routed through anchors, where padding masks and caches do not act; for "
-            "forwards of your own use model.bridge, or module.set_attn_implementation('eager') while they run"
-        )
-    return rearrange(current.attend(call), "row head new width -> row new head width").contiguous(), None
+    return rearrange(current_pass().attend(call), "row head new width -> row new head width").contiguous(), None
 
 
 def register() -> str:
@@ -105,8 +115,8 @@ def repeat_heads(x: Float[Tensor, "*row kv_head token width"], heads: int) -> Fl
 
 
 def scaled(call: Call, products: Tensor) -> Tensor:
-    """Attention scores in float32 from query-key products: the layer's scaling, then its soft cap."""
-    scores = products.float() * call.scaling
+    """Attention scores in at least float32 from query-key products: the layer's scaling, then its soft cap."""
+    scores = (products if products.dtype == torch.float64 else products.float()) * call.scaling
     return scores if call.softcap is None else call.softcap * torch.tanh(scores / call.softcap)
 
 
@@ -146,6 +156,100 @@ class Block:
         return [h for h in range(heads) if self.heads is None or (layer, h) in self.heads]
 
 
+class View(NamedTuple):
+    """What tokens at `positions` see: a cache's first `shared` tokens and, causally, each other, less `hidden` keys.
+
+    `hidden` flags keys, the cache's first, that no query sees; `lead` counts them where they are the first own ones and
+    nothing else, and is None where they lie elsewhere. `last` is the last position.
+    """
+
+    shared: int
+    positions: Int[Tensor, " token"]
+    last: int
+    hidden: Bool[Tensor, " key"] | None = None
+    lead: int | None = 0
+
+    @classmethod
+    def of(cls, shared: int, positions: np.ndarray, hidden: np.ndarray | None, device: torch.device) -> View:
+        """The view of tokens at ascending `positions`, all at least `shared`."""
+        where, last = torch.from_numpy(positions).to(device), int(positions[-1])
+        if hidden is None or not hidden.any():
+            return cls(shared, where, last)
+        lead = int(hidden.sum())
+        leads = bool(hidden[shared : shared + lead].all())
+        return cls(shared, where, last, torch.from_numpy(hidden).to(device), lead if leads else None)
+
+
+def attend_view(call: Call, past: LayerCache | None, view: View) -> Float[Tensor, "row head new width"]:
+    """Attention of one text's new tokens over what the view shows; zero for a query that may see nothing."""
+    past = None if past is None or not view.shared else LayerCache(*(t[None, :, : view.shared] for t in past))
+    if view.lead is not None and call.softcap is None and (call.window is None or view.last < call.window):
+        if past is None and not view.lead:
+            grouped = call.query.shape[1] != call.key.shape[1]
+            return torch.nn.functional.scaled_dot_product_attention(
+                call.query, call.key, call.value, is_causal=True, scale=call.scaling, enable_gqa=grouped
+            )
+        if call.query.device.type == "cpu" and call.query.shape[-1] == call.value.shape[-1]:
+            return _merged(call, past, view.lead)
+    return _masked(call, past, view)
+
+
+def _merged(call: Call, past: LayerCache | None, lead: int) -> Tensor:
+    """Two attentions, over the past and causally over the own tokens after the first `lead`, as one softmax.
+
+    With z the log-sum-exp of each one's scores, the past has the share exp(z1) / (exp(z1) + exp(z2)) = sigmoid(z1 - z2).
+    """
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    query = call.query
+    if past is None:
+        out, past_norm = torch.zeros_like(query), None
+    else:
+        out, past_norm = flash(query, *past, scale=call.scaling)
+    if lead < query.shape[2]:
+        own, own_norm = flash(*(t[:, :, lead:] for t in call[1:4]), is_causal=True, scale=call.scaling)
+        if past_norm is not None:
+            share = torch.sigmoid(past_norm[:, :, lead:] - own_norm)[..., None].to(own.dtype)
+            own = torch.lerp(own, out[:, :, lead:], share)
+        out[:, :, lead:] = own
+    return out
+
+
+def _masked(call: Call, past: LayerCache | None, view: View) -> Tensor:
+    """The same with masks, a block of queries at a time, over the keys within reach of the layer's window."""
+    key, value = (
+        own if old is None else torch.cat([old, own], dim=2)
+        for old, own in zip(past or (None, None), (call.key, call.value), strict=True)
+    )
+    where = torch.cat([torch.arange(view.shared, device=key.device), view.positions])
+    block = max(1, min(QUERY_BLOCK, MASK_ELEMENTS // len(where)))
+    parts = []
+    for a in range(0, call.query.shape[2], block):
+        positions = view.positions[a : a + block]
+        oldest = 0 if call.window is None else int(torch.searchsorted(where, positions[0] - call.window + 1))
+        keys = slice(oldest, view.shared + a + len(positions))
+        allowed = visible(positions, where[keys], call.window)
+        if view.hidden is not None:
+            allowed = allowed & ~view.hidden[keys]
+        parts.append(attend_where(call, call.query[:, :, a : a + block], key[:, :, keys], value[:, :, keys], allowed))
+    return torch.cat(parts, dim=2)
+
+
+def attend_heads(
+    call: Call, past: LayerCache | None, free: View, cut: View, heads: Sequence[int]
+) -> Float[Tensor, "row head new width"]:
+    """Attention in which `heads` have the view `cut` and all others the view `free`."""
+    every = call.query.shape[1]
+    if len(heads) == every:
+        return attend_view(call, past, cut)
+    out = attend_view(call, past, free)
+    if heads:
+        own = (repeat_heads(t, every)[:, heads] for t in (call.key, call.value))
+        some = call._replace(query=call.query[:, heads], **dict(zip(("key", "value"), own, strict=True)))
+        old = None if past is None else LayerCache(*(repeat_heads(t[:, : free.shared], every)[heads] for t in past))
+        out[:, heads] = attend_view(some, old, cut)
+    return out
+
+
 @dataclass
 class TracePass:
     """Attention of tokens [start, T) of one text over `past`, the recorded keys and values of tokens [0, start).
@@ -166,77 +270,41 @@ class TracePass:
     pooled: dict[int, Float[Tensor, "head target source"]] = field(default_factory=dict)
 
     def attend(self, call: Call) -> Float[Tensor, "row head new width"]:
-        heads = call.query.shape[1]
         if self.record:
             self.recorded[call.layer] = LayerCache(call.key[0], call.value[0])
-        key, value = call.key, call.value
-        if self.past is not None:
-            old = self.past[call.layer]
-            rows = (call.query.shape[0], -1, -1, -1)
-            key = torch.cat([old.keys[:, : self.start].expand(rows), key], dim=2)
-            value = torch.cat([old.values[:, : self.start].expand(rows), value], dim=2)
-        key, value = repeat_heads(key, heads), repeat_heads(value, heads)
-        blocked = self.block.heads_in(call.layer, heads) if self.block else []
-        out = torch.cat(list(self._query_blocks(call, key, value, blocked)), dim=2)
+        heads = self.block.heads_in(call.layer, call.query.shape[1]) if self.block else []
+        blocked = [] if self.block is None else [(self.block.start, self.block.end)]
+        free, cut = (self._view(call, columns) for columns in (self.cut, [*self.cut, *blocked]))
+        if self.pool is not None:
+            from anchors.models.pooling import attend_pooled
+
+            out, self.pooled[call.layer] = attend_pooled(call, self.pool, free, cut, heads)
+        else:
+            past = None if self.past is None else self.past[call.layer]
+            out = attend_heads(call, past, free, cut, heads)
         for layer, head in self.ablate:
             if layer == call.layer:
                 out[:, head] = 0
         return out
 
-    def _query_blocks(self, call: Call, key: Tensor, value: Tensor, blocked: list[int]) -> Iterator[Tensor]:
-        total = call.query.shape[2]
-        keys = torch.arange(key.shape[2], device=key.device)
-        if self.pool is not None:
-            heads, spans = call.query.shape[1], len(self.pool)
-            self.pooled[call.layer] = torch.zeros(heads, spans, spans, device=key.device)
-        for a in range(0, total, QUERY_BLOCK):
-            query = call.query[:, :, a : a + QUERY_BLOCK]
-            positions = torch.arange(self.start + a, self.start + a + query.shape[2], device=key.device)
-            reach = int(positions[-1]) + 1
-            allowed = visible(positions, keys[:reach], call.window)
-            for first, last in self.cut:
-                allowed[:, first:last] = False
-            if blocked:
-                allowed = self._cut(allowed, call.query.shape[1], blocked)
-            if self.pool is None:
-                yield attend_where(call, query, key[:, :, :reach], value[:, :, :reach], allowed)
-                continue
-            attention = weights(call, query, key[:, :, :reach], allowed)
-            self._pool(call.layer, attention[0], positions)
-            yield torch.matmul(attention.to(value.dtype), value[:, :, :reach])
-
-    def _cut(self, allowed: Tensor, heads: int, blocked: list[int]) -> Bool[Tensor, "head query key"]:
-        assert self.block is not None
-        allowed = allowed.expand(heads, -1, -1).clone()
-        allowed[blocked, :, self.block.start : self.block.end] = False
-        return allowed
-
-    def _pool(self, layer: int, attention: Float[Tensor, "head query key"], positions: Int[Tensor, " query"]) -> None:
-        """Add this block of queries to the sentence means: A[i, j] = mean over rows of i and columns of j."""
-        assert self.pool is not None
-        first, reach = int(positions[0]), attention.shape[2]
-        rows = _membership(self.pool, first, first + len(positions), attention)
-        columns = _membership(self.pool, 0, reach, attention)
-        self.pooled[layer] += torch.einsum("tq,hqk,sk->hts", rows, attention, columns)
-
-
-def _membership(spans: Sequence[tuple[int, int]], first: int, last: int, like: Tensor) -> Float[Tensor, "span token"]:
-    """1/length of a span at its own tokens inside [first, last), zero elsewhere."""
-    out = torch.zeros(len(spans), last - first, device=like.device, dtype=like.dtype)
-    for i, (a, b) in enumerate(spans):
-        if max(a, first) < min(b, last):
-            out[i, max(a, first) - first : min(b, last) - first] = 1 / (b - a)
-    return out
+    def _view(self, call: Call, columns: Sequence[tuple[int, int]]) -> View:
+        end = self.start + call.query.shape[2]
+        hidden = np.zeros(end, dtype=bool)
+        for a, b in columns:
+            hidden[a:b] = True
+        return View.of(self.start, np.arange(self.start, end), hidden, call.query.device)
 
 
 def attend_where(
-    call: Call, query: Tensor, key: Tensor, value: Tensor, allowed: Bool[Tensor, "... query key"]
-) -> Tensor:
+    call: Call, query: Tensor, key: Tensor, value: Tensor, allowed: Bool[Tensor, "query key"]
+) -> Float[Tensor, "row head query width"]:
     """Attention output where `allowed`, fused unless scores are soft-capped; zero for a query that may see nothing."""
+    key, value = (repeat_heads(t, query.shape[1]) for t in (key, value))
     if call.softcap is not None:
         return torch.matmul(weights(call, query, key, allowed).to(value.dtype), value)
     # Fused attention has no empty rows: such a query is given everything, then zeroed.
     empty = ~allowed.any(-1, keepdim=True)
-    mask = (allowed | empty).expand(query.shape[0], query.shape[1], -1, -1) if allowed.dim() == 3 else allowed | empty
-    out = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=call.scaling)
+    out = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=allowed | empty, scale=call.scaling
+    )
     return out.masked_fill(empty, 0.0) if bool(empty.any()) else out

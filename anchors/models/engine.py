@@ -1,261 +1,265 @@
-"""Rollouts of one trace from many boundaries over one shared key-value cache.
+"""Rollouts of one trace from many boundaries, computing every distinct sequence of tokens once.
 
-1. The trace is prefilled once. A row continues the prefix `text[:end]`: it sees the shared cache up to the tokens its
-   own tokenisation has in common with the trace, and keeps what differs, and what it writes, in a slot of its own.
-2. Rows of all boundaries decode together, one token a step; a finished row's slot goes to the next job at once.
-3. A token is drawn by `sampling.sample`. A tie is decided from logits computed for that row alone, from scratch.
+1. The trace is run once. It gives the next-token distribution after each of its tokens, so a rollout that repeats the
+   trace costs nothing until it draws another token: it then shares the first k tokens of the trace and has one own.
+2. Rollouts with the same k and own tokens, from whichever boundary, form one row of `decoding.Rows`: the row feeds one
+   token, every rollout on it draws from the same distribution by its own uniforms, and the row splits where they differ.
+3. Groups of equal rollouts are let in together while fewer than `batch_size` rows and four times as many rollouts are
+   in flight, so that those rollouts bound the memory.
+4. A tie is decided in double precision from that row's tokens alone (`ties`).
 So a rollout depends on (seed, trace, position, sample) and not on batch size, order or interruption. In bfloat16 and
 float16 rounding is coarser than any useful margin, so there the promise holds for an unchanged batch only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import groupby, islice
-from typing import TYPE_CHECKING, Literal
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
-from einops import rearrange
 from torch import Tensor
 
-from anchors.models.attention_pass import Call, LayerCache, TracePass, scaled, visible, within
+from anchors.models.attention_pass import LayerCache, TracePass
 from anchors.models.base import Completion, Job, Sampling
+from anchors.models.decoding import Group, Rows
+from anchors.models.endings import Endings
+from anchors.models.lean import lean_forward
 from anchors.models.randomness import stream
-from anchors.models.sampling import MARGIN, sample
+from anchors.models.row_pass import RowPass
+from anchors.models.sampling import MARGIN, Odds, draw_tokens, next_token_odds
+from anchors.models.ties import Referee
 from anchors.models.tokens import token_spans
 
 if TYPE_CHECKING:
     from anchors.models.lens import LensModel
 
-GROWTH, FEW = 64, 4
+log = logging.getLogger(__name__)
+
+FEW, AHEAD = 4, 8
+LOGITS = 1 << 23  # how many are held at once
+
+Finished = tuple[Job, Completion]
+Sequences = Callable[[int], tuple[int, list[int]]]
 
 
-@dataclass(slots=True)
-class Row:
-    """One rollout in flight: its prefix, of which `shared` tokens lie in the trace cache, and the tokens written.
+@dataclass
+class Tally:
+    """What a draw did: tokens generated, rows fed to the model for them, and distributions decided again for a tie."""
 
-    `fed` counts the tokens of prefix and writing that went through the model into the row's own slot.
-    """
-
-    job: Job
-    prefix: list[int]
-    shared: int
-    stream: int
-    limit: int
-    written: list[int] = field(default_factory=list)
-    fed: int = 0
-
-    @property
-    def next_token(self) -> int:
-        own = self.fed + self.shared
-        return self.prefix[own] if own < len(self.prefix) else self.written[own - len(self.prefix)]
-
-    @property
-    def samples_now(self) -> bool:
-        """Whether feeding the next token yields the distribution of a new one."""
-        return self.shared + self.fed + 1 == len(self.prefix) + len(self.written)
+    generated: int = 0
+    computed: int = 0
+    ties: int = 0
 
 
-class SharedPass:
-    """Attention of one new token a row over the shared trace cache, cut at the row's boundary, and the row's slot."""
+class Advance(NamedTuple):
+    """The token each rollout drew, whether it goes on, and the rollouts that ended."""
 
-    def __init__(self, trace: list[LayerCache], rows: int, cut: Sequence[tuple[int, int]] = ()) -> None:
-        self.trace, self.cut = trace, cut
-        self.slots = rows
-        kv_heads, _, width = trace[0].keys.shape
-        empty = trace[0].keys.new_zeros(rows, kv_heads, GROWTH, width)
-        self.own = [LayerCache(empty.clone(), empty.clone()) for _ in trace]
-        device = empty.device
-        self.shared = torch.zeros(rows, dtype=torch.long, device=device)
-        self.fed = torch.zeros(rows, dtype=torch.long, device=device)
-
-    def prepare(self, shared: list[int], fed: list[int]) -> None:
-        """Set how much of the trace every active row sees and how many own tokens it has; grow the slots if needed."""
-        self.shared = torch.tensor(shared, device=self.shared.device)
-        self.fed = torch.tensor(fed, device=self.shared.device)
-        self.reach, self.length = int(self.shared.max()), int(self.fed.max()) + 1
-        room = self.own[0].keys.shape[2]
-        if self.length > room:
-            pad = (0, 0, 0, room)
-            self.own = [LayerCache(*(torch.nn.functional.pad(t, pad) for t in layer)) for layer in self.own]
-
-    def attend(self, call: Call) -> Tensor:
-        rows = len(self.shared)
-        own, slots = self.own[call.layer], torch.arange(rows, device=self.shared.device)
-        own.keys[slots, :, self.fed] = call.key[:, :, 0]
-        own.values[slots, :, self.fed] = call.value[:, :, 0]
-        trace_keys, trace_values = (t[:, : self.reach] for t in self.trace[call.layer])
-        own_keys, own_values = (t[:rows, :, : self.length] for t in own)
-        groups = call.query.shape[1] // own_keys.shape[1]
-        query = rearrange(call.query, "row (kv group) 1 width -> row kv group width", group=groups)
-        scores_trace = torch.einsum("rkgw,ktw->rkgt", query, trace_keys)
-        scores_own = torch.einsum("rkgw,rktw->rkgt", query, own_keys)
-        attention = self._weights(call, torch.cat([scores_trace, scores_own], dim=-1)).to(own_values.dtype)
-        out = torch.einsum("rkgt,ktw->rkgw", attention[..., : self.reach], trace_values)
-        out = out + torch.einsum("rkgt,rktw->rkgw", attention[..., self.reach :], own_values)
-        return rearrange(out, "row kv group width -> row (kv group) 1 width")
-
-    def _weights(self, call: Call, scores: Tensor) -> Tensor:
-        device = scores.device
-        position = (self.shared + self.fed)[:, None]
-        trace_at = torch.arange(self.reach, device=device)
-        own_at = torch.arange(self.length, device=device)
-        in_trace = visible(position, trace_at, call.window) & (trace_at < self.shared[:, None, None])
-        in_own = within(self.fed[:, None] - own_at, call.window)
-        for a, b in self.cut:
-            in_trace[..., a:b] = False
-            own = self.shared[:, None] + own_at
-            in_own &= (own < a) | (own >= b)
-        allowed = torch.cat([in_trace[:, 0], in_own], dim=-1)[:, None, None]
-        return torch.softmax(scaled(call, scores).masked_fill(~allowed, -torch.inf), dim=-1)
-
-    def move(self, source: int, target: int) -> None:
-        """Copy a row's slot, so that active rows stay contiguous."""
-        for layer in self.own:
-            for tensor in layer:
-                tensor[target] = tensor[source]
+    tokens: np.ndarray
+    going: np.ndarray
+    finished: list[Finished]
 
 
 def draw(
-    model: LensModel, jobs: Iterable[Job], *, sampling: Sampling, seed: int, batch_size: int
-) -> Iterator[tuple[Job, Completion]]:
+    model: LensModel,
+    jobs: Iterable[Job],
+    *,
+    sampling: Sampling,
+    seed: int,
+    batch_size: int,
+    tally: Tally | None = None,
+) -> Iterator[Finished]:
     """Yield the completion of every job as it finishes; jobs of one text that follow each other share a cache.
 
     Texts with fewer than `FEW` jobs are not worth a cache of their own: they run together, each over its own prefix.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; at least one rollout must be in flight")
+    tally = Tally() if tally is None else tally
     loose: list[Job] = []
     for (text, blocked), group in groupby(jobs, key=lambda job: (job.text, job.blocked)):
         together = list(group)
         if len(together) < FEW and not blocked:
             loose += together
             continue
-        yield from _draw_text(model, text, together, sampling, seed, batch_size)
-    if len({job.text for job in loose}) == 1:
-        yield from _draw_text(model, loose[0].text, loose, sampling, seed, batch_size)
-    elif loose:
-        yield from _draw_loose(model, loose, sampling, seed, batch_size)
+        yield from Draws(model, text, together, sampling, seed, tally).run(batch_size)
+    if loose:
+        text = loose[0].text if len({job.text for job in loose}) == 1 else None
+        yield from Draws(model, text, loose, sampling, seed, tally).run(batch_size)
+    log.debug("%s: %s", model.name, tally)
 
 
-def _draw_text(
-    model: LensModel, text: str, jobs: list[Job], sampling: Sampling, seed: int, batch_size: int
-) -> Iterator[tuple[Job, Completion]]:
-    encoded = model.encode(text[: max(job.end for job in jobs)])
-    trace_ids, cut = encoded.ids, token_spans(encoded.offsets, jobs[0].blocked).spans
-    model.check_length(len(trace_ids) + 1, what="the longest prefix with one new token")
-    cache = _prefill(model, trace_ids, cut)
-    prefixes = {end: _prefix(model, text[:end], trace_ids) for end in sorted({job.end for job in jobs})}
-    rows = (_row(model, job, *prefixes[job.end], sampling, seed) for job in jobs)
-    yield from _decode(model, SharedPass(cache, min(batch_size, len(jobs)), cut), rows, sampling)
+class Draws:
+    """All rollouts over one trace, an entry a job; with `text` None each runs over its own prefix and none is shared."""
+
+    def __init__(
+        self, model: LensModel, text: str | None, jobs: list[Job], sampling: Sampling, seed: int, tally: Tally
+    ) -> None:
+        self.model, self.jobs, self.sampling, self.tally = model, jobs, sampling, tally
+        ends = {(job.text, job.end) for job in jobs}
+        self.prefixes = {(text, end): _prefix(model, text[:end]) for text, end in ends}
+        longest = max(map(len, self.prefixes.values()))
+        model.check_length(longest + 1, what="the longest prefix with one new token")
+        self.trace_ids, self.cut = ([], ()) if text is None else self._trace(text)
+        self.starts = np.array([len(self.prefix(i)) for i in range(len(jobs))])
+        self.limits = np.minimum(sampling.max_new_tokens, model.context - self.starts)
+        keys = [stream(seed, job.trace, job.position, job.sample) for job in jobs]
+        self.streams = np.array(keys, dtype=np.uint64)
+        self.endings = Endings(model, sampling)
+        self.referee = Referee(model, self.trace_ids, self.cut)
+        self.margin = MARGIN.get(model.dtype, 0.0)
+
+    def prefix(self, rollout: int) -> list[int]:
+        """Token ids of the text a rollout continues."""
+        job = self.jobs[rollout]
+        return self.prefixes[job.text, job.end]
+
+    def _trace(self, text: str) -> tuple[list[int], Sequence[tuple[int, int]]]:
+        """The tokens to run once: up to the last boundary, and as far beyond as following them may pay."""
+        last = max(job.end for job in self.jobs)
+        encoded = self.model.encode(text[:last])
+        ahead = min(self.sampling.max_new_tokens, AHEAD * len(self.jobs))
+        whole = self.model.encode(text).ids if last < len(text) else encoded.ids
+        ids = whole if whole[: len(encoded.ids)] == encoded.ids else encoded.ids
+        ids = ids[: min(self.model.context, len(encoded.ids) + ahead)]
+        return ids, token_spans(encoded.offsets, self.jobs[0].blocked).spans
+
+    def run(self, batch_size: int) -> Iterator[Finished]:
+        """Follow the trace as far as it goes, then decode what left it."""
+        hidden, cache = self._prefill()
+        groups: dict[tuple[int, ...], list[int]] = {}
+        yield from self._follow(hidden, self._sort(groups), groups)
+        waiting = deque(_pieces(groups, batch_size))
+        if waiting:
+            rows = Rows(RowPass(cache, self.cut))
+            yield from self._decode(rows, waiting, batch_size)
+
+    def _prefill(self) -> tuple[Tensor, list[LayerCache]]:
+        """Hidden states and cache of the trace; where there is none, of a prefix, to measure the margin, and no cache."""
+        ids = self.trace_ids or next(iter(self.prefixes.values()))
+        run = TracePass(record=True, cut=self.cut)
+        hidden = self.model.hidden(ids, run)
+        self.margin = self.referee.margin(self.margin, ids, hidden)
+        shared = len(self.trace_ids)
+        return hidden, [LayerCache(*(t[:, :shared] for t in run.recorded[n])) for n in range(self.model.layers)]
+
+    def _sort(self, groups: dict[tuple[int, ...], list[int]]) -> dict[int, list[int]]:
+        """Rollouts whose prefix is a start of the trace, by its length; the others go to their groups."""
+        shared = {key: _common(ids, self.trace_ids) for key, ids in self.prefixes.items()}
+        following: dict[int, list[int]] = {}
+        for i, job in enumerate(self.jobs):
+            ids, k = self.prefix(i), shared[job.text, job.end]
+            if k == len(ids):
+                following.setdefault(k, []).append(i)
+            else:
+                groups.setdefault((k, *ids[k:]), []).append(i)
+        return following
+
+    def _follow(
+        self, hidden: Tensor, following: dict[int, list[int]], groups: dict[tuple[int, ...], list[int]]
+    ) -> Iterator[Finished]:
+        """Walk down the trace: every rollout on it draws the token after it, and stays while it draws the trace's own."""
+        first, on, odds = 0, np.array([], dtype=np.int64), None
+        block = max(1, min(64, LOGITS // self.model.vocabulary))
+        for k in range(min(following, default=len(self.trace_ids) + 1), len(self.trace_ids) + 1):
+            on = np.concatenate([on, np.array(following.get(k, []), dtype=np.int64)])
+            if not len(on):
+                odds = None
+                continue
+            if odds is None or k == first + block:
+                first = k
+                odds = next_token_odds(self.model.unembed(hidden[k - 1 : k - 1 + block]), self.sampling)
+            there = np.full(len(on), k)
+            tokens, going, finished = self.advance(
+                odds, there - first, on, there, lambda row, first=first: (row + first, [])
+            )
+            yield from finished
+            expected = self.trace_ids[k] if k < len(self.trace_ids) else -1
+            for i, token in zip(on[going], tokens[going], strict=True):
+                if token != expected:
+                    groups.setdefault((k, int(token)), []).append(int(i))
+            on = on[going & (tokens == expected)]
+
+    def _decode(self, rows: Rows, waiting: deque[Group], batch_size: int) -> Iterator[Finished]:
+        """Feed one token to every row, draw, and let in the next groups, until none is left."""
+        forward = lean_forward(self.model)
+        block = max(1, LOGITS // self.model.vocabulary)
+        while waiting or len(rows.rollouts):
+            while waiting and rows.have_room(waiting[0], batch_size):
+                group = waiting.popleft()
+                rows.admit(group, self._own_cache(group))
+            hidden = rows.feed(forward)
+            self.tally.computed += len(hidden)
+            parts = []
+            for a in range(0, len(hidden), block):
+                odds = next_token_odds(self.model.unembed(hidden[a : a + block]), self.sampling)
+                mine = slice(*np.searchsorted(rows.row, [a, a + block]))
+                sizes = rows.sizes[rows.row[mine]]
+                part = self.advance(
+                    odds, rows.row[mine] - a, rows.rollouts[mine], sizes, lambda row, a=a: rows.sequence(row + a)
+                )
+                yield from part.finished
+                parts.append(part)
+            rows.split(*(np.concatenate(x) for x in zip(*((p.tokens, p.going) for p in parts), strict=True)))
+
+    def _own_cache(self, group: Group) -> list[LayerCache]:
+        """Keys and values of a group's own tokens but the last, where it starts with more than one."""
+        if len(group.own) == 1:
+            return []
+        run = TracePass(record=True, cut=self.cut)
+        self.model.hidden([*self.trace_ids[: group.shared], *group.own[:-1]], run)
+        recorded = [run.recorded[layer] for layer in range(self.model.layers)]
+        return [LayerCache(*(t[:, group.shared :] for t in layer)) for layer in recorded]
+
+    def advance(
+        self, odds: Odds, rows: np.ndarray, rollouts: np.ndarray, sizes: np.ndarray, sequence: Sequences
+    ) -> Advance:
+        """Draw the next token of rollouts on rows of `odds`, whose sequences hold `sizes` tokens, prefix included."""
+        steps = sizes - self.starts[rollouts]
+        streams = self.streams[rollouts]
+        tokens, ties = draw_tokens(odds, rows, self.sampling, streams=streams, steps=steps, margin=self.margin)
+        for row in np.unique(rows[ties]):
+            mine = np.flatnonzero(ties & (rows == row))
+            exact = next_token_odds(self.referee.logits(*sequence(int(row))), self.sampling)
+            redrawn = draw_tokens(
+                exact, np.zeros_like(mine), self.sampling, streams=streams[mine], steps=steps[mine], margin=0.0
+            )
+            tokens[mine] = redrawn.ids
+            self.tally.ties += 1
+
+        def written(i: int) -> list[int]:
+            shared, own = sequence(int(rows[i]))
+            start = self.starts[rollouts[i]]
+            return [*self.trace_ids[start:shared], *own[max(0, start - shared) :], int(tokens[i])]
+
+        stopped = self.endings.stopped(tokens, written)
+        done = stopped | (steps + 1 >= self.limits[rollouts])
+        self.tally.generated += len(tokens)
+        finished = []
+        for i in np.flatnonzero(done).tolist():
+            rollout = int(rollouts[i])
+            finish = "stop" if stopped[i] else "length"
+            finished.append((self.jobs[rollout], self.endings.completion(self.prefix(rollout), written(i), finish)))
+        return Advance(tokens, ~done, finished)
 
 
-def _prefill(model: LensModel, ids: list[int], cut: Sequence[tuple[int, int]]) -> list[LayerCache]:
-    run = TracePass(record=True, cut=cut)
-    model.hidden(ids, run)
-    return [run.recorded[layer] for layer in range(model.layers)]
+def _pieces(groups: dict[tuple[int, ...], list[int]], batch_size: int) -> Iterator[Group]:
+    """Groups by how much of the trace they share, so that rows in flight see about as much; none above a batch."""
+    for (shared, *own), members in sorted(groups.items()):
+        for a in range(0, len(members), batch_size):
+            yield Group(shared, own, np.array(members[a : a + batch_size]))
 
 
-def _draw_loose(
-    model: LensModel, jobs: list[Job], sampling: Sampling, seed: int, batch_size: int
-) -> Iterator[tuple[Job, Completion]]:
-    prefixes = [_prefix(model, job.prefix, [])[0] for job in jobs]
-    model.check_length(max(map(len, prefixes)) + 1, what="the longest prefix with one new token")
-    cache = _prefill(model, prefixes[0][:1], ())
-    rows = (_row(model, job, ids, 0, sampling, seed) for job, ids in zip(jobs, prefixes, strict=True))
-    yield from _decode(model, SharedPass(cache, min(batch_size, len(jobs))), rows, sampling)
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens two sequences begin with in common."""
+    return next((k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def _row(model: LensModel, job: Job, ids: list[int], shared: int, sampling: Sampling, seed: int) -> Row:
-    key = stream(seed, job.trace, job.position, job.sample)
-    return Row(job, ids, shared, key, min(sampling.max_new_tokens, model.context - len(ids)))
-
-
-def _decode(
-    model: LensModel, run: SharedPass, waiting: Iterator[Row], sampling: Sampling
-) -> Iterator[tuple[Job, Completion]]:
-    """Keep as many rows in flight as the pass has slots, until none is left."""
-    batch_size = run.slots
-    rows = list(islice(waiting, batch_size))
-    while rows:
-        _step(model, run, rows, sampling)
-        yield from _collect(model, run, rows, sampling)
-        rows += islice(waiting, batch_size - len(rows))
-
-
-def _prefix(model: LensModel, prefix: str, trace_ids: list[int]) -> tuple[list[int], int]:
-    """Token ids of a prefix and how many of them are taken from the shared cache (never the last one)."""
+def _prefix(model: LensModel, prefix: str) -> list[int]:
     ids = model.encode(prefix).ids
     if not ids:
         raise ValueError(f"{model.name} has no beginning-of-text token, so it cannot continue an empty prefix")
-    common = next((i for i, (a, b) in enumerate(zip(ids, trace_ids, strict=False)) if a != b), len(ids))
-    return ids, min(common, len(ids) - 1)
-
-
-def _step(model: LensModel, run: SharedPass, rows: list[Row], sampling: Sampling) -> None:
-    """Feed one token to every row, and draw the next one where the prefix is complete."""
-    run.prepare([row.shared for row in rows], [row.fed for row in rows])
-    ids = torch.tensor([[row.next_token] for row in rows], device=model.device)
-    positions = (run.shared + run.fed)[:, None]
-    hidden = model.run_module(ids, positions, run)[:, 0]
-    drawing = [i for i, row in enumerate(rows) if row.samples_now]
-    if drawing:
-        chosen = _draw_tokens(model, hidden[drawing], [rows[i] for i in drawing], sampling, run.cut)
-        for i, token in zip(drawing, chosen, strict=True):
-            rows[i].written.append(int(token))
-    for row in rows:
-        row.fed += 1
-
-
-def _draw_tokens(
-    model: LensModel, hidden: Tensor, rows: list[Row], sampling: Sampling, cut: Sequence[tuple[int, int]]
-) -> np.ndarray:
-    streams = np.array([row.stream for row in rows], dtype=np.uint64)
-    steps = np.array([len(row.written) for row in rows], dtype=np.uint64)
-    margin = MARGIN.get(model.dtype, 0.0) / min(1.0, sampling.temperature)
-    drawn = sample(model.unembed(hidden), sampling, streams=streams, steps=steps, margin=margin)
-    for i in np.flatnonzero(drawn.ties):
-        alone = model.hidden([*rows[i].prefix, *rows[i].written], TracePass(cut=cut))[-1:]
-        pick = slice(i, i + 1)
-        redrawn = sample(model.unembed(alone), sampling, streams=streams[pick], steps=steps[pick], margin=0.0)
-        drawn.ids[i] = redrawn.ids[0]
-    return drawn.ids
-
-
-def _collect(
-    model: LensModel, run: SharedPass, rows: list[Row], sampling: Sampling
-) -> Iterator[tuple[Job, Completion]]:
-    """Remove finished rows, keep the rest contiguous, and yield the completions."""
-    for i in range(len(rows) - 1, -1, -1):
-        finish = _finished(model, rows[i], sampling)
-        if finish is None:
-            continue
-        row = rows[i]
-        yield row.job, _completion(model, row, finish, sampling)
-        last = rows.pop()
-        if last is not row:
-            run.move(len(rows), i)
-            rows[i] = last
-
-
-def _finished(model: LensModel, row: Row, sampling: Sampling) -> Literal["stop", "length"] | None:
-    if not row.written:
-        return "length" if row.limit < 1 else None
-    if row.written[-1] in model.end_ids:
-        return "stop"
-    if sampling.stop:
-        longest = max(len(s) for s in sampling.stop)
-        tail = model.decode(row.written[-longest - 4 :])
-        if any(s in tail for s in sampling.stop):
-            return "stop"
-    return "length" if len(row.written) >= row.limit else None
-
-
-def _completion(model: LensModel, row: Row, finish: Literal["stop", "length"], sampling: Sampling) -> Completion:
-    written = row.written[:-1] if row.written and row.written[-1] in model.end_ids else row.written
-    context = row.prefix[-8:]
-    text = model.decode([*context, *written])[len(model.decode(context)) :]
-    cuts = [text.index(s) + len(s) for s in sampling.stop if s in text]
-    return Completion(text[: min(cuts)] if cuts else text, len(row.written), finish)
+    return ids

@@ -16,6 +16,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 LAB_CARD = "card.json"
+UNEMBEDDED = 1 << 22
+"""Logits held at once where only a few log-probabilities are wanted."""
 
 
 class LensModel:
@@ -216,16 +219,23 @@ class LensModel:
         return found
 
     def run_module(
-        self, ids: Int[Tensor, "row token"], positions: Int[Tensor, "row token"], run: attention_pass.Pass
+        self,
+        ids: Int[Tensor, "row token"],
+        positions: Int[Tensor, "row token"],
+        run: attention_pass.Pass,
+        *,
+        module: Any = None,
     ) -> Float[Tensor, "row token width"]:
-        """Final hidden states of any rows of tokens under any pass."""
+        """Final hidden states of any rows of tokens under any pass; `module` is a variant over the same weights."""
+        base = (self.module if module is None else module).base_model
         with torch.inference_mode(), attention_pass.running(run):
-            return self.module.base_model(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state
+            return base(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state
 
     @torch.inference_mode()
     def unembed(self, hidden: Float[Tensor, "... width"]) -> Float[Tensor, "... vocabulary"]:
-        """Logits in float32, with the final soft cap or scale the architecture applies."""
-        logits = self.module.get_output_embeddings()(hidden).float()
+        """Logits in at least float32, with the final soft cap or scale the architecture applies."""
+        logits = self.module.get_output_embeddings()(hidden)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         config = self.module.config.get_text_config()
         cap = getattr(config, "final_logit_softcapping", None)
         if cap:
@@ -348,11 +358,20 @@ class LensModel:
         Raises:
             ValueError: the sum is NaN or infinite.
         """
-        logp = torch.log_softmax(self.unembed(hidden), dim=-1)
-        total = logp.gather(-1, torch.tensor(ids, device=logp.device)[:, None]).double().sum()
-        if not bool(torch.isfinite(total)):
+        return self.logprobs_of([ids], [hidden])[0]
+
+    def logprobs_of(self, rows: Sequence[Sequence[int]], hidden: Sequence[Tensor]) -> list[float]:
+        """`logprob_of` several rows; the unembedding runs once for all of them, a bounded number of tokens at a time."""
+        ids = torch.tensor([token for row in rows for token in row], device=self.device)
+        block = max(64, UNEMBEDDED // self.vocabulary)
+        parts = [
+            torch.log_softmax(self.unembed(states), dim=-1).gather(-1, targets[:, None])[:, 0].double()
+            for states, targets in zip(torch.cat(list(hidden)).split(block), ids.split(block), strict=True)
+        ]
+        sums = [float(part.sum()) for part in torch.cat(parts).split([len(row) for row in rows])]
+        if not np.isfinite(sums).all():
             raise ValueError(f"{self.name} returned NaN or infinite logits; load it with dtype=torch.float32")
-        return float(total)
+        return sums
 
     # -- black box -----------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Counter-based randomness: a uniform that depends on (seed, trace, position, sample, step, attempt) and nothing else."""
+"""Counter-based randomness: a uniform that depends on (seed, trace, position, sample, step, index) and nothing else."""
 
 from __future__ import annotations
 
@@ -18,11 +18,16 @@ def stream(seed: int, trace: str, position: int, sample: int) -> int:
 
 
 def uniforms(
-    streams: Integer[np.ndarray, " row"], steps: Integer[np.ndarray, " row"], attempt: int
-) -> Float[np.ndarray, " row"]:
-    """One double in [0, 1) per row: splitmix64 of the stream advanced by the step and the attempt."""
+    streams: Integer[np.ndarray, " row"],
+    steps: Integer[np.ndarray, " row"],
+    index: int | Integer[np.ndarray, "index 1"],
+) -> Float[np.ndarray, "*index row"]:
+    """One double in [0, 1) per row: splitmix64 of the stream advanced by the step and an index below 2^20.
+
+    A column of indices gives one row of doubles for each.
+    """
     with np.errstate(over="ignore"):
-        counter = steps.astype(np.uint64) * np.uint64(1 << 20) + np.uint64(attempt + 1)
+        counter = steps.astype(np.uint64) * np.uint64(1 << 20) + np.asarray(index, dtype=np.uint64) + np.uint64(1)
         x = streams.astype(np.uint64) + counter * _GOLDEN
         x = (x ^ (x >> np.uint64(30))) * _MIX1
         x = (x ^ (x >> np.uint64(27))) * _MIX2

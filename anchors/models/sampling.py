@@ -1,16 +1,19 @@
 """Exact temperature and nucleus sampling without a sort, and with a margin that makes draws independent of batching.
 
-1. Draw token k from the full softmax by inverting its cumulative sum at a counter-based uniform.
-2. Accept k when the probability strictly above p(k) is below top_p (k is then in the nucleus); else draw again.
-3. Float arithmetic differs in its last bits between batch shapes. A draw whose uniform falls within `margin` of an
-   edge of the cumulative sum, or whose nucleus test does, is reported as a tie, and the caller decides it again from
-   logits computed for that row alone. All other draws cannot depend on the batch. Logits divided by a temperature
-   below 1 carry their error divided by it too, so the caller widens the margin by as much.
+1. The vocabulary is halved again and again: tokens j and j + h form one node, h being half the nodes, until one is left.
+   A token is drawn from the root down, at every level by a uniform of its own against q = left / (left + right).
+2. Token k is accepted when the probability strictly above p(k) is below top_p (k is then in the nucleus); else drawn
+   again.
+3. Float arithmetic differs in its last bits between batch shapes. If no logit is off by more than d, no log-odds of q
+   is off by more than 2 d, so a uniform within 2 d q (1 - q) of q, or a nucleus test that could turn, is reported as a
+   tie, and the caller decides it again in higher precision. All other draws cannot depend on the batch. There are
+   log2(vocabulary) edges to fall near; inverting one cumulative sum would have as many as there are tokens.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,15 +23,41 @@ from torch import Tensor
 from anchors.models.base import Sampling
 from anchors.models.randomness import uniforms
 
-MARGIN = {torch.float32: 1e-4, torch.float64: 1e-9}
-MAX_ATTEMPTS = 1000
+MARGIN = {torch.float32: 2e-5, torch.float64: 1e-10}
+ROUNDING = 1e-6
+LEVELS, MAX_ATTEMPTS = 32, 1000
 
 
 class Draw(NamedTuple):
-    """Drawn token ids, and which rows were too close to an edge to trust."""
+    """Drawn token ids, and which draws were too close to an edge to trust."""
 
-    ids: Integer[np.ndarray, " row"]
-    ties: Bool[np.ndarray, " row"]
+    ids: Integer[np.ndarray, " draw"]
+    ties: Bool[np.ndarray, " draw"]
+
+
+class Odds(NamedTuple):
+    """Next-token probabilities of some rows, and their sums over ever fewer nodes: `sums[0]` are the probabilities."""
+
+    probabilities: Float[Tensor, "row vocabulary"]
+    sums: tuple[Tensor, ...]
+
+
+def next_token_odds(logits: Float[Tensor, "row vocabulary"], sampling: Sampling) -> Odds:
+    """The tempered softmax of logits, ready to draw from.
+
+    Raises:
+        ValueError: a row of logits is NaN or infinite everywhere.
+    """
+    probabilities = torch.softmax(logits / sampling.temperature, dim=-1)
+    sums = [probabilities]
+    while (size := sums[-1].shape[1]) > 1:
+        half = (size + 1) // 2
+        total = sums[-1][:, :half].clone()
+        total[:, : size - half] += sums[-1][:, half:]
+        sums.append(total)
+    if not bool(torch.isfinite(sums[-1]).all()):
+        raise ValueError("the model returned NaN or infinite logits; load it with dtype=torch.float32")
+    return Odds(probabilities, tuple(sums))
 
 
 def sample(
@@ -39,65 +68,83 @@ def sample(
     steps: Integer[np.ndarray, " row"],
     margin: float,
 ) -> Draw:
-    """Draw one token a row from the tempered, nucleus-truncated softmax.
+    """Draw one token a row from the tempered, nucleus-truncated softmax."""
+    rows = np.arange(len(streams))
+    return draw_tokens(next_token_odds(logits, sampling), rows, sampling, streams=streams, steps=steps, margin=margin)
 
-    Raises:
-        ValueError: a row of logits is NaN or infinite everywhere.
-    """
-    probabilities = torch.softmax(logits.float() / sampling.temperature, dim=-1)
-    if not bool(torch.isfinite(probabilities).all()):
-        raise ValueError("the model returned NaN or infinite logits; load it with dtype=torch.float32")
-    cumulative = probabilities.double().cumsum(-1)
-    cumulative /= cumulative[:, -1:].clone()
-    ids = np.zeros(len(streams), dtype=np.int64)
-    ties = np.zeros(len(streams), dtype=bool)
-    open_rows = np.arange(len(streams))
+
+def draw_tokens(
+    odds: Odds,
+    rows: Integer[np.ndarray, " draw"],
+    sampling: Sampling,
+    *,
+    streams: Integer[np.ndarray, " draw"],
+    steps: Integer[np.ndarray, " draw"],
+    margin: float,
+) -> Draw:
+    """Draw a token for every entry of `rows`, which may name a row many times; `margin` bounds the error of a logit."""
+    margin /= min(1.0, sampling.temperature)
+    ids = np.zeros(len(rows), dtype=np.int64)
+    ties = np.zeros(len(rows), dtype=bool)
+    left = np.arange(len(rows))
     for attempt in range(MAX_ATTEMPTS):
-        drawn, tied, accepted = _attempt(
-            probabilities[open_rows],
-            cumulative[open_rows],
-            streams[open_rows],
-            steps[open_rows],
-            attempt,
-            sampling,
-            margin,
-        )
-        ids[open_rows], ties[open_rows] = drawn, tied
-        open_rows = open_rows[~(accepted | tied)]
-        if not len(open_rows):
+        picks = rows[left]
+        drawn, tied = _descend(odds.sums, picks, streams[left], steps[left], attempt, margin)
+        accepted = np.ones(len(left), dtype=bool)
+        if sampling.top_p < 1:
+            accepted, unsure = _nucleus(odds.probabilities, picks, drawn, sampling.top_p, margin)
+            tied |= unsure
+        ids[left], ties[left] = drawn, tied
+        left = left[~(accepted | tied)]
+        if not len(left):
             return Draw(ids, ties)
     raise ValueError(f"no token was accepted in {MAX_ATTEMPTS} draws at top_p={sampling.top_p}; raise top_p")
 
 
-def _attempt(
-    probabilities: Tensor,
-    cumulative: Tensor,
-    streams: np.ndarray,
-    steps: np.ndarray,
-    attempt: int,
-    sampling: Sampling,
-    margin: float,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    u = torch.from_numpy(uniforms(streams, steps, attempt)).to(cumulative.device)[:, None]
-    k = torch.searchsorted(cumulative, u, right=True).clamp(max=cumulative.shape[1] - 1)
-    upper = cumulative.gather(1, k)
-    lower = torch.where(k > 0, cumulative.gather(1, (k - 1).clamp(min=0)), -torch.inf)
-    last = k == cumulative.shape[1] - 1
-    tied = (u - lower < margin) | ((upper - u < margin) & ~last)
-    accepted = torch.ones_like(tied)
-    if sampling.top_p < 1:
-        accepted, unsure = _nucleus(probabilities, probabilities.gather(1, k), sampling.top_p, margin)
-        tied |= unsure
-    return k[:, 0].cpu().numpy(), tied[:, 0].cpu().numpy(), accepted[:, 0].cpu().numpy()
+def _descend(
+    sums: Sequence[Tensor], rows: np.ndarray, streams: np.ndarray, steps: np.ndarray, attempt: int, margin: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Walk from the root to a token; numpy on the CPU, where its calls cost least, tensors elsewhere."""
+    levels = np.arange(len(sums) - 1)[:, None] + attempt * LEVELS
+    u: Any = uniforms(streams, steps, levels)
+    nodes: Sequence[Any] = [level.numpy() for level in sums] if sums[0].device.type == "cpu" else sums
+    at: Any = rows
+    if nodes is sums:
+        u, at = torch.from_numpy(u).to(sums[0].device), torch.from_numpy(rows).to(sums[0].device)
+    j, tied = at * 0, at < 0
+    for level in range(len(nodes) - 2, -1, -1):
+        q = nodes[level][at, j] / nodes[level + 1][at, j]
+        if margin > 0:
+            tied |= abs(u[level] - q) < 2 * margin * q * (1 - q) + ROUNDING
+        j = j + (u[level] >= q) * nodes[level + 1].shape[1]
+    return (j, tied) if nodes is not sums else (j.cpu().numpy(), tied.cpu().numpy())
 
 
 def _nucleus(
-    probabilities: Float[Tensor, "row vocabulary"], p: Float[Tensor, "row 1"], top_p: float, margin: float
-) -> tuple[Bool[Tensor, "row 1"], Bool[Tensor, "row 1"]]:
-    """Whether tokens of probability `p` are in the nucleus, and whether rounding could change the verdict."""
+    probabilities: Float[Tensor, "row vocabulary"], rows: np.ndarray, ids: np.ndarray, top_p: float, margin: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whether drawn tokens are in the nucleus, and whether rounding could change the verdict."""
+    picks = torch.from_numpy(rows).to(probabilities.device), torch.from_numpy(ids).to(probabilities.device)
+    p = probabilities[picks]
+    accepted, unsure = np.ones(len(rows), dtype=bool), np.zeros(len(rows), dtype=bool)
+    # All other tokens together hold 1 - p, so a token of more than 1 - top_p needs no sum.
+    doubtful = p <= 1 - top_p + 2 * margin + 1e-5
+    if bool(doubtful.any()):
+        found = _mass_test(probabilities[picks[0][doubtful]], p[doubtful][:, None], top_p, margin)
+        where = doubtful.cpu().numpy()
+        accepted[where], unsure[where] = (x[:, 0].cpu().numpy() for x in found)
+    return accepted, unsure
 
+
+def _mass_test(
+    probabilities: Float[Tensor, "draw vocabulary"], p: Float[Tensor, "draw 1"], top_p: float, margin: float
+) -> tuple[Bool[Tensor, "draw 1"], Bool[Tensor, "draw 1"]]:
     def mass_above(edge: Tensor) -> Tensor:
         return torch.where(probabilities > edge, probabilities, 0.0).sum(-1, keepdim=True)
 
-    low, high = mass_above(p * (1 + margin)), mass_above(p * (1 - margin)) - p
-    return mass_above(p) < top_p, (low < top_p + margin) & (high > top_p - margin)
+    above = mass_above(p)
+    if margin == 0:
+        return above < top_p, torch.zeros_like(above, dtype=torch.bool)
+    # An error of d in every logit moves a ratio of probabilities by 2 d, and a mass by at most d / 2.
+    low, high = mass_above(p * (1 + 2 * margin)), mass_above(p * (1 - 2 * margin)) - p
+    return above < top_p, (low < top_p + margin) & (high > top_p - margin)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import queue
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,14 +29,15 @@ logger = logging.getLogger(__name__)
 
 PROBE: Final = "Once upon a time there was a"
 SEED_BITS: Final = 31
+HOT, CERTAIN = 2.0, 0.9
 FINISHES: Final = {"stop": "stop", "length": "length", "eos": "stop", "eos_token": "stop"}
 
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a server was found to do. `context` is None where it does not say."""
+    """What a server was found to do. `context` and `seeded` are None where it could not be told."""
 
-    seeded: bool
+    seeded: bool | None
     repeats: bool
     logprobs: bool
     echo: bool
@@ -248,14 +250,21 @@ class ServerModel:
             logprobs = await self._offers(session, {"logprobs": 1})
             if self.group > 1 and not logprobs:
                 raise CapabilityError(f"{self.name} gives no log-probabilities, which count tokens when group > 1")
-            drawn = [await self._draw(session, seed) for seed in (1, 1, 2, 3, 4)]
-            repeats, seeded = drawn[0] == drawn[1], len(set(drawn[1:])) > 1
+            drawn = [await self._draw(session, seed, logprobs=logprobs) for seed in (1, 1, 2, 3, 4)]
+            texts = [text for text, _ in drawn]
+            repeats, differ = texts[0] == texts[1], len(set(texts[1:])) > 1
             echo = logprobs and await self._echoes(session)
-        found = Capabilities(seeded, repeats, logprobs, echo, keeps, context)
-        if not seeded:
+        # A model that is certain of its words writes the same under every seed: that alone says nothing of the server.
+        certain = min((p for _, p in drawn), default=1.0) > CERTAIN
+        found = Capabilities(differ or None, repeats, logprobs, echo, keeps, context)
+        if not differ and not certain:
             raise CapabilityError(
-                f"{self.name} wrote the same text under four seeds at temperature 1: it ignores seeds or samples "
+                f"{self.name} wrote the same text under four seeds at temperature {HOT}: it ignores seeds or samples "
                 "greedily, and n rollouts would be one rollout n times"
+            )
+        if not differ:
+            logger.warning(
+                "%s is too certain of the probe to tell whether seeds act; look at the first rollouts", self.name
             )
         if not repeats:
             logger.warning(
@@ -280,9 +289,15 @@ class ServerModel:
             return False
         return "logprobs" not in extra or isinstance(reply.get("logprobs"), dict)
 
-    async def _draw(self, session: Any, seed: int) -> str:
-        body = self._short(16) | {"seed": seed, "temperature": 1.0, "top_p": 1.0}
-        return (await self.client.post(session, self.client.gate(), "/completions", body, _first))["text"]
+    async def _draw(self, session: Any, seed: int, *, logprobs: bool) -> tuple[str, float]:
+        """A short text under a seed, and the least probability of its tokens (0 where the server does not say)."""
+        body = (
+            self._short(16) | {"seed": seed, "temperature": HOT, "top_p": 1.0} | ({"logprobs": 1} if logprobs else {})
+        )
+        choice = await self.client.post(session, self.client.gate(), "/completions", body, _first)
+        values = (choice.get("logprobs") or {}).get("token_logprobs") or []
+        known = [float(v) for v in values if isinstance(v, float | int)]
+        return choice["text"], math.exp(min(known)) if known else float(not choice["text"])
 
     async def _echoes(self, session: Any) -> bool:
         body = self._short(1) | {"echo": True, "logprobs": 1}

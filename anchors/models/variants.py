@@ -2,39 +2,27 @@
 
 1. Variants with a common beginning are grouped; the longest of a group is run once, and its keys and values kept.
 2. A variant takes from that cache what comes before its first different token, its first blocked token and the token
-   that predicts the scored characters; only the rest of it is run.
-3. Rests of similar length run together, padded on the right, in batches bounded in tokens.
-Blocked characters are hidden from every query in every layer, so what later tokens would have carried of them is
-recomputed without them.
+   that predicts the scored characters; only the rest of it is run, packed with others (`suffixes`).
+3. Blocked characters are hidden from every query in every layer, so what later tokens would have carried of them is
+   recomputed without them; a blocked token that predicts nothing scored is not run at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Int
-from torch import Tensor
+from jaxtyping import Int
 
-from anchors.models.attention_pass import (
-    QUERY_BLOCK,
-    Call,
-    LayerCache,
-    attend_where,
-    repeat_heads,
-    visible,
-)
+from anchors.models.attention_pass import LayerCache
 from anchors.models.base import Scored
+from anchors.models.suffixes import Suffix, run_suffixes
 from anchors.models.tokens import answer_tokens, token_spans
 
 if TYPE_CHECKING:
     from anchors.models.lens import LensModel
-
-TOKENS = {"cpu": 512, "cuda": 1 << 15}
-"""Padded tokens of one batch: on a CPU small batches stay in cache, and large ones cost page faults."""
 
 COMMON = 16
 """Characters two texts must share at the start to be worth one cache."""
@@ -58,47 +46,15 @@ class Row:
     cut: list[tuple[int, int]]
     shared: int = 0
 
-    @property
-    def rest(self) -> int:
-        return len(self.ids) - self.shared
-
-
-class VariantPass:
-    """Attention of the rests of several variants over the first tokens of a shared cache and over themselves."""
-
-    def __init__(self, cache: Sequence[LayerCache], rows: Sequence[Row], width: int, device: torch.device) -> None:
-        self.cache, self.reach = cache, max(row.shared for row in rows)
-        shared = torch.tensor([row.shared for row in rows], device=device)
-        self.positions = shared[:, None] + torch.arange(width, device=device)
-        self.in_cache = torch.arange(self.reach, device=device) < shared[:, None]
-        self.hidden = torch.zeros(len(rows), self.reach + width, dtype=torch.bool, device=device)
-        for r, row in enumerate(rows):
-            for a, b in row.cut:
-                self.hidden[r, min(a, row.shared) : min(b, row.shared)] = True
-                own = [self.reach + max(x - row.shared, 0) for x in (a, b)]
-                self.hidden[r, own[0] : own[1]] = True
-
-    def attend(self, call: Call) -> Tensor:
-        rows, heads = call.query.shape[:2]
-        old = self.cache[call.layer] if self.reach else None
-        pairs = zip(old or (None, None), (call.key, call.value), strict=True)
-        key, value = (
-            own if past is None else torch.cat([past[:, : self.reach].expand(rows, -1, -1, -1), own], dim=2)
-            for past, own in pairs
-        )
-        key, value = repeat_heads(key, heads), repeat_heads(value, heads)
-        parts = []
-        for a in range(0, call.query.shape[2], QUERY_BLOCK):
-            allowed = self._allowed(a, call.window)[:, None]
-            parts.append(attend_where(call, call.query[:, :, a : a + QUERY_BLOCK], key, value, allowed))
-        return torch.cat(parts, dim=2)
-
-    def _allowed(self, first: int, window: int | None) -> Bool[Tensor, "row query key"]:
-        positions = self.positions[:, first : first + QUERY_BLOCK]
-        past = visible(positions, torch.arange(self.reach, device=positions.device), window)
-        own = positions[..., None] - self.positions[:, None, :]
-        own = (own >= 0) if window is None else (own >= 0) & (own < window)
-        return torch.cat([past & self.in_cache[:, None], own], dim=-1) & ~self.hidden[:, None]
+    def suffix(self) -> Suffix:
+        """The tokens to run; the last scored one predicts nothing."""
+        predicts, end = self.scored[0] - 1, self.scored[1] - 1
+        positions = np.arange(self.shared, end)
+        hidden = np.zeros(len(positions), dtype=bool)
+        for a, b in self.cut:
+            hidden |= (a <= positions) & (positions < b)
+        run = ~hidden | (positions >= predicts)
+        return Suffix(self.ids[positions[run]], positions[run], self.shared, hidden[run])
 
 
 def score_variants(model: LensModel, variants: Sequence[Variant]) -> list[Scored]:
@@ -111,9 +67,12 @@ def score_variants(model: LensModel, variants: Sequence[Variant]) -> list[Scored
     rows = [_row(model, i, variant) for i, variant in enumerate(variants)]
     for group in _groups(variants):
         cache = _share(model, [rows[i] for i in group])
-        limit = TOKENS.get(model.device.type, TOKENS["cpu"])
-        for batch in _batches(sorted((rows[i] for i in group), key=lambda row: row.rest), limit):
-            found |= _score(model, cache, batch)
+        packed = sorted((rows[i] for i in group), key=lambda row: row.scored[1] - row.shared)
+        hidden = run_suffixes(model, cache, [row.suffix() for row in packed])
+        predicts = [x[row.scored[0] - row.scored[1] :].clone() for row, x in zip(packed, hidden, strict=True)]
+        sums = model.logprobs_of([row.ids[slice(*row.scored)].tolist() for row in packed], predicts)
+        for row, total in zip(packed, sums, strict=True):
+            found[row.index] = Scored(total, row.scored[1] - row.scored[0])
     return [found[i] for i in range(len(variants))]
 
 
@@ -148,33 +107,3 @@ def _share(model: LensModel, rows: Sequence[Row]) -> list[LayerCache]:
     for row, shared in zip(rows, limits, strict=True):
         row.shared = shared
     return model.prefill(base[: max(limits)].tolist())[1]
-
-
-def _batches(rows: Sequence[Row], limit: int) -> Iterator[list[Row]]:
-    """Runs of rows, shortest rest first, of at most `limit` padded tokens; a longer row runs alone."""
-    batch: list[Row] = []
-    for row in rows:
-        if batch and (len(batch) + 1) * row.rest > limit:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
-
-
-@torch.inference_mode()
-def _score(model: LensModel, cache: list[LayerCache], rows: Sequence[Row]) -> dict[int, Scored]:
-    width = max(row.rest for row in rows)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    for r, row in enumerate(rows):
-        ids[r, : row.rest] = torch.from_numpy(row.ids[row.shared :])
-    run = VariantPass(cache, rows, width, model.device)
-    hidden = model.run_module(ids.to(model.device), run.positions.clamp(max=model.context - 1), run)
-    where = [(r, t - 1 - row.shared) for r, row in enumerate(rows) for t in range(*row.scored)]
-    picked = hidden[[r for r, _ in where], [t for _, t in where]]
-    targets = torch.from_numpy(np.concatenate([row.ids[slice(*row.scored)] for row in rows])).to(model.device)
-    logp = torch.log_softmax(model.unembed(picked), dim=-1).gather(-1, targets[:, None])[:, 0].double().cpu()
-    if not bool(torch.isfinite(logp).all()):
-        raise ValueError(f"{model.name} returned NaN or infinite logits; load it with dtype=torch.float32")
-    sums = np.bincount([r for r, _ in where], weights=logp.numpy(), minlength=len(rows))
-    return {row.index: Scored(float(s), row.scored[1] - row.scored[0]) for row, s in zip(rows, sums, strict=True)}

@@ -1,0 +1,183 @@
+"""Attention of many rows, one new token each, over a trace they share and the tokens each has to itself.
+
+1. A row sees the first `shared` tokens of the trace and its own tokens, which lie in its slot of a preallocated buffer.
+2. All rows' queries meet the trace keys as one matrix product for every key-value head; a row's own keys meet its query
+   alone. Each part gives an output and the logarithm of its normaliser, and the two are merged exactly:
+   w = sigmoid(log z_trace - log z_own), out = w out_trace + (1 - w) out_own.
+3. Masks are built once a token, not once a layer, and not at all where every row sees everything. Columns of the trace
+   that nobody may see are left out of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor
+
+from anchors.models.attention_pass import Call, LayerCache
+
+ROWS, ROOM, CUT = 16, 32, 16
+HIDDEN = -1e30  # finite, so that a row with nothing to see in one part gets weight zero there and not NaN
+
+
+class Part(NamedTuple):
+    """Attention over some of the keys: its output, and the logarithm of the sum of its exponentials."""
+
+    out: Float[Tensor, ...]
+    log_sum: Float[Tensor, ...]
+
+
+class RowPass:
+    """Keys and values of a trace and of every row; a `Pass` for the model's own module too."""
+
+    def __init__(self, trace: Sequence[LayerCache], cut: Sequence[tuple[int, int]] = ()) -> None:
+        like = trace[0].keys
+        seen = torch.ones(like.shape[1], dtype=torch.bool, device=like.device)
+        for a, b in cut:
+            seen[a:b] = False
+        kept = torch.nonzero(seen)[:, 0]
+        self.trace = [LayerCache(*(t[:, kept] for t in layer)) for layer in trace] if cut else list(trace)
+        self.trace_at, self.cut = kept, cut
+        self.visible = torch.cat([seen.new_zeros(1, dtype=torch.long), seen.cumsum(0)]).cpu().numpy()
+        kv_heads, _, width = like.shape
+        self.own = [LayerCache(*(like.new_zeros(0, kv_heads, ROOM, width) for _ in "kv")) for _ in trace]
+        self.device = like.device
+
+    def reserve(self, rows: int, tokens: int) -> None:
+        """Make room for this many rows of this many tokens each, doubling what there is."""
+        held, _, room, _ = self.own[0].keys.shape
+        if rows <= held and tokens <= room:
+            return
+        more_rows = max(rows, 2 * held, ROWS) - held if rows > held else 0
+        more_room = max(tokens, 2 * room) - room if tokens > room else 0
+        pad = (0, 0, 0, more_room, 0, 0, 0, more_rows)
+        self.own = [LayerCache(*(torch.nn.functional.pad(t, pad) for t in layer)) for layer in self.own]
+
+    def fill(self, row: int, cache: Sequence[LayerCache]) -> None:
+        """Set a row's first own tokens."""
+        size = cache[0].keys.shape[1]
+        for own, given in zip(self.own, cache, strict=True):
+            for target, source in zip(own, given, strict=True):
+                target[row, :, :size] = source
+
+    def copy(self, sources: np.ndarray, targets: np.ndarray, tokens: int) -> None:
+        """Copy rows to other rows; no target may be a source."""
+        if not len(sources):
+            return
+        a, b = (torch.from_numpy(x).to(self.device) for x in (sources, targets))
+        for layer in self.own:
+            for tensor in layer:
+                tensor[b, :, :tokens] = tensor[a, :, :tokens]
+
+    def prepare(self, shared: Integer[np.ndarray, " row"], fed: Integer[np.ndarray, " row"]) -> None:
+        """Set how much of the trace every row sees, and how many own tokens it has before the new one."""
+        self.rows, self.length = len(shared), int(fed.max()) + 1
+        self.reserve(self.rows, self.length)
+        visible = self.visible[shared]
+        self.reach = int(visible.max())
+        self.shared, self.fed, self.seen = (torch.from_numpy(x).to(self.device) for x in (shared, fed, visible))
+        self.positions = self.shared + self.fed
+        self.slots = torch.arange(self.rows, device=self.device)
+        self.near = _near(fed, self.length)
+        self.long = torch.from_numpy(np.flatnonzero(fed >= self.near)).to(self.device)
+        self._masks: dict[int | None, tuple[Tensor | None, Tensor | None]] = {}
+
+    def masks(self, window: int | None) -> tuple[Tensor | None, Tensor | None]:
+        """What to add to scores over the trace [row, reach] and over own tokens [row, length], for one window."""
+        if window not in self._masks:
+            self._masks[window] = self._trace_mask(window), self._own_mask(window)
+        return self._masks[window]
+
+    def _trace_mask(self, window: int | None) -> Tensor | None:
+        at = self.trace_at[: self.reach]
+        allowed = torch.arange(self.reach, device=self.device) < self.seen[:, None]
+        if window is not None:
+            allowed &= self.positions[:, None] - at < window
+        return self._additive(allowed)
+
+    def _own_mask(self, window: int | None) -> Tensor | None:
+        at = torch.arange(self.length, device=self.device)
+        distance = self.fed[:, None] - at
+        allowed = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+        for a, b in self.cut:
+            position = self.shared[:, None] + at
+            allowed &= (position < a) | (position >= b)
+        return self._additive(allowed)
+
+    def _additive(self, allowed: Tensor) -> Tensor | None:
+        if bool(allowed.all()):
+            return None
+        return torch.zeros(allowed.shape, device=self.device).masked_fill_(~allowed, HIDDEN)
+
+    def attend(self, call: Call) -> Float[Tensor, "row head 1 width"]:
+        """Attention of one new token a row, whose keys and values are kept in the rows' slots."""
+        own = self.own[call.layer]
+        own.keys[self.slots, :, self.fed] = call.key[:, :, 0]
+        own.values[self.slots, :, self.fed] = call.value[:, :, 0]
+        trace_mask, own_mask = self.masks(call.window)
+        query = call.query.reshape(self.rows, own.keys.shape[1], -1, own.keys.shape[3])  # row, kv head, group, width
+        part = self._over_own(call, query, own, own_mask)
+        if self.reach:
+            part = _merged(part, self._over_trace(call, query, trace_mask))
+        return part.out.reshape(call.query.shape)
+
+    def _over_own(self, call: Call, query: Tensor, own: LayerCache, mask: Tensor | None) -> Part:
+        """All rows over their first `near` own tokens, then the few longer ones over the rest of theirs."""
+        near, far = slice(0, self.near), slice(self.near, self.length)
+        keys, values = (t[: self.rows, :, near] for t in own)
+        part = _part(call, query, keys, values, None if mask is None else mask[:, None, None, near])
+        if len(self.long):
+            keys, values = (t[self.long, :, far] for t in own)
+            rest = None if mask is None else mask[self.long, None, None, far]
+            found = _part(call, query[self.long], keys, values, rest)
+            found = _merged(Part(part.out[self.long], part.log_sum[self.long]), found)
+            part.out[self.long], part.log_sum[self.long] = found
+        return part
+
+    def _over_trace(self, call: Call, query: Tensor, mask: Tensor | None) -> Part:
+        keys, values = (t[:, : self.reach] for t in self.trace[call.layer])
+        groups = query.shape[2]
+        rows = query.transpose(0, 1).flatten(1, 2)  # kv head, row and group, width
+        if mask is not None and groups > 1:
+            mask = mask.repeat_interleave(groups, dim=0)
+        fused = call.softcap is None and rows.device.type == "cpu" and rows.dtype in (torch.float32, torch.float64)
+        out, log_sum = (_fused if fused else _part)(call, rows, keys, values, mask)
+        return Part(*(t.unflatten(1, (-1, groups)).transpose(0, 1) for t in (out, log_sum)))
+
+
+def _near(fed: Integer[np.ndarray, " row"], length: int) -> int:
+    """How many own tokens to attend to in all rows at once: longer rows go on alone, which costs them a copy."""
+    cuts = np.arange(CUT, length + CUT, CUT).clip(max=length)
+    longer = len(fed) - np.searchsorted(np.sort(fed), cuts)
+    return int(cuts[np.argmin(len(fed) * cuts + 3 * longer * (length - cuts))])
+
+
+def _merged(a: Part, b: Part) -> Part:
+    weight = torch.sigmoid(b.log_sum - a.log_sum)[..., None]
+    return Part(torch.lerp(a.out, b.out, weight.to(a.out.dtype)), torch.logaddexp(a.log_sum, b.log_sum))
+
+
+def _part(call: Call, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Part:
+    scores = torch.matmul(query, keys.transpose(-1, -2))
+    scores = (scores if scores.dtype == torch.float64 else scores.float()) * call.scaling
+    if call.softcap is not None:
+        scores = call.softcap * torch.tanh(scores / call.softcap)
+    if mask is not None:
+        scores = scores + mask
+    top = scores.amax(-1, keepdim=True)
+    powers = scores.sub_(top).exp_()
+    total = powers.sum(-1, keepdim=True)
+    out = torch.matmul(powers.to(values.dtype), values) / total.to(values.dtype)
+    return Part(out, (top + total.log())[..., 0])
+
+
+def _fused(call: Call, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Part:
+    """The kernel under scaled_dot_product_attention, called by its name because only so it returns its normaliser."""
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    mask = None if mask is None else mask.to(query.dtype)[None, None]
+    out, log_sum = kernel(query[None], keys[None], values[None], attn_mask=mask, scale=call.scaling)
+    return Part(out[0], log_sum[0])

@@ -1,0 +1,152 @@
+"""Suffixes of texts that share a beginning, run together over one recorded cache.
+
+1. A suffix takes the keys and values of its first tokens from the cache; only its own tokens are run.
+2. Suffixes are laid end to end in one row of tokens, so nothing is padded: outside attention a token acts alone.
+3. Attention goes suffix by suffix. Cutting all attention to a token equals deleting its key, so a hidden token is left
+   out altogether unless its own distribution is wanted or some layer or head still sees it.
+4. Layers before the first that hides anything would repeat the plain forward: they are left out, and the plain
+   forward's hidden states enter after them (`LateModel`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from anchors.models.attention_pass import Block, Call, LayerCache, View, attend_heads, current_pass
+
+if TYPE_CHECKING:
+    from anchors.models.lens import LensModel
+
+TOKENS = {"cpu": 512, "cuda": 1 << 15}
+"""Tokens run together; a longer suffix runs alone. On a CPU small batches stay in cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suffix:
+    """Tokens `ids` at ascending `positions` after the first `shared` tokens of a cache.
+
+    No token sees an own token flagged `hidden`, in the layers and heads `block` names (None: in all).
+    """
+
+    ids: Int[np.ndarray, " token"]
+    positions: Int[np.ndarray, " token"]
+    shared: int
+    hidden: Bool[np.ndarray, " token"]
+    block: Block | None = None
+
+    def views(self, device: torch.device) -> tuple[View, View]:
+        """What heads see that hide nothing, and those that hide the hidden tokens."""
+        hidden = np.concatenate([np.zeros(self.shared, dtype=bool), self.hidden])
+        free = View.of(self.shared, self.positions, None, device)
+        return free, View.of(self.shared, self.positions, hidden, device)
+
+    def heads_in(self, layer: int, heads: int) -> list[int]:
+        return list(range(heads)) if self.block is None else self.block.heads_in(layer, heads)
+
+
+class SuffixPass:
+    """Attention of suffixes laid end to end; `entering` are the hidden states that enter the first layer run."""
+
+    def __init__(
+        self, cache: Sequence[LayerCache], suffixes: Sequence[Suffix], device: torch.device, entering: Tensor | None
+    ) -> None:
+        self.cache, self.suffixes, self.entering = cache, suffixes, entering
+        self.views = [suffix.views(device) for suffix in suffixes]
+        self.sizes = [len(suffix.ids) for suffix in suffixes]
+
+    def attend(self, call: Call) -> Float[Tensor, "row head new width"]:
+        past = self.cache[call.layer] if self.cache else None
+        parts = zip(*(t.split(self.sizes, dim=2) for t in (call.query, call.key, call.value)), strict=True)
+        outs = []
+        for suffix, views, (query, key, value) in zip(self.suffixes, self.views, parts, strict=True):
+            own = call._replace(query=query, key=key, value=value)
+            outs.append(attend_heads(own, past, *views, suffix.heads_in(call.layer, query.shape[1])))
+        return torch.cat(outs, dim=2)
+
+
+def run_suffixes(
+    model: LensModel, cache: Sequence[LayerCache], suffixes: Sequence[Suffix], *, late: LateModel | None = None
+) -> Iterator[Float[Tensor, "token width"]]:
+    """Final hidden states of every suffix's tokens, in order, as one forward each would give them.
+
+    Raises:
+        ValueError: one of them is NaN or infinite.
+    """
+    limit = TOKENS.get(model.device.type, TOKENS["cpu"])
+    for batch in _batches(suffixes, limit):
+        ids, positions = (
+            torch.from_numpy(np.concatenate([getattr(suffix, name) for suffix in batch])).to(model.device)
+            for name in ("ids", "positions")
+        )
+        run = SuffixPass(cache, batch, model.device, None if late is None else late.entering[positions][None])
+        hidden = model.run_module(ids[None], positions[None], run, module=None if late is None else late.module)[0]
+        if not bool(torch.isfinite(hidden).all()):
+            raise ValueError(f"{model.name} returned NaN or infinite hidden states; load it with dtype=torch.float32")
+        yield from hidden.split(run.sizes)
+
+
+def _batches(suffixes: Sequence[Suffix], limit: int) -> Iterator[list[Suffix]]:
+    """Runs of suffixes of at most `limit` tokens; a longer suffix runs alone."""
+    batch: list[Suffix] = []
+    for suffix in suffixes:
+        if batch and sum(len(s.ids) for s in batch) + len(suffix.ids) > limit:
+            yield batch
+            batch = []
+        batch.append(suffix)
+    if batch:
+        yield batch
+
+
+class LateModel:
+    """A module over the same weights that begins at layer `first`, with the hidden states recorded there.
+
+    `entering` are a plain forward's hidden states before that layer, [token, width].
+    """
+
+    def __init__(self, model: LensModel, first: int, entering: Float[Tensor, "token width"]) -> None:
+        from anchors.models.lens import share_weights
+
+        self.entering, self.module = entering, share_weights(model.module)
+        layers = decoder_layers(self.module)
+        for index in range(first):
+            layers[index] = _Entering(layers[index])
+
+
+class _Entering(nn.Module):
+    """Stands for a layer left out: whatever comes in, what enters the first layer run goes out."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.attention_type = getattr(layer, "attention_type", None)
+
+    def forward(self, hidden_states: Tensor, *_args: Any, **_options: Any) -> Tensor:
+        return current_pass().entering
+
+
+def decoder_layers(module: Any) -> nn.ModuleList:
+    """The list of a module's decoder layers."""
+    size = module.config.get_text_config().num_hidden_layers
+    return next(m for m in module.base_model.modules() if isinstance(m, nn.ModuleList) and len(m) == size)
+
+
+def prefill_to(
+    model: LensModel, ids: Sequence[int], first: int
+) -> tuple[Float[Tensor, "token width"], list[LayerCache], LateModel | None]:
+    """`model.prefill`, and the model from layer `first` on (None for layer 0, where nothing is left out)."""
+    if first == 0:
+        return *model.prefill(ids), None
+    found: list[Tensor] = []
+    layer = decoder_layers(model.module)[first - 1]
+    hook = layer.register_forward_hook(lambda _layer, _inputs, output: found.append(output[0]))
+    try:
+        hidden, past = model.prefill(ids)
+    finally:
+        hook.remove()
+    return hidden, past, LateModel(model, first, found[0])

@@ -1,0 +1,132 @@
+"""Attention of rows against a softmax written out, and our own forward against the module's."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from anchors.models import engine, lean, load_model
+from anchors.models.attention_pass import Call, LayerCache
+from anchors.models.base import Job, Sampling
+from anchors.models.decoding import Group, Rows
+from anchors.models.row_pass import RowPass
+
+KV, GROUPS, WIDTH, TRACE = 2, 3, 4, 20
+
+
+def brute(query, keys, values, allowed, softcap):
+    """Softmax attention of one query head over the allowed keys, in double precision."""
+    scores = (keys @ query).double() * 0.3
+    scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
+    weights = torch.softmax(scores.masked_fill(~allowed, -torch.inf), dim=-1)
+    return (weights @ values.double()).float()
+
+
+@pytest.mark.parametrize("window", [None, 6])
+@pytest.mark.parametrize("cut", [(), ((3, 8),)])
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_rows_attend_to_the_trace_up_to_their_boundary_and_to_themselves(window, cut, softcap):
+    generator = torch.Generator().manual_seed(0)
+    trace = LayerCache(*torch.randn(2, KV, TRACE, WIDTH, generator=generator))
+    shared, steps = np.array([20, 5, 12, 1]), 40
+    own = torch.randn(3, steps, 4, KV * GROUPS, WIDTH, generator=generator)  # query, key, value by step
+    run = RowPass([trace], cut)
+    born = np.array([0, 0, 7, 35])  # so that rows are of different lengths
+    run.reserve(4, 1)
+    for step in range(steps):
+        fed = np.maximum(step - born, 0)
+        run.prepare(shared, fed)
+        query, key, value = (x[:, :, None] for x in own[:, step])
+        out = run.attend(Call(0, query, key[:, :KV], value[:, :KV], 0.3, window, softcap))
+    at = torch.arange(TRACE)
+    for row in range(4):
+        used = own[:, max(born[row], 0) :, row]
+        positions = torch.cat([at[: shared[row]], shared[row] + torch.arange(used.shape[1])])
+        allowed = positions > positions[-1] - (window or 1000)
+        for a, b in cut:
+            allowed &= (positions < a) | (positions >= b)
+        for head in range(KV * GROUPS):
+            kv = head // GROUPS
+            keys = torch.cat([trace.keys[kv, : shared[row]], used[1, :, kv]])
+            values = torch.cat([trace.values[kv, : shared[row]], used[2, :, kv]])
+            wanted = brute(used[0, -1, head], keys, values, allowed, softcap)
+            torch.testing.assert_close(out[row, head, 0], wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_rows_split_by_token_and_keep_what_they_have_written():
+    """A random walk: every rollout's own tokens, and the key stored for each of them, must follow it from row to row."""
+    rng = np.random.default_rng(0)
+    run = RowPass([LayerCache(*torch.zeros(2, 1, 4, 1))])
+    rows, written = Rows(run), {i: [50 + i // 6] for i in range(30)}
+    for a in range(0, 30, 6):
+        rows.admit(Group(4, [50 + a // 6], np.arange(a, a + 6)), [])
+
+    def forward(ids, run):
+        x = ids[:, None, None, None].float()
+        run.attend(Call(0, x, x, x, 1.0, None, None))
+        return x[:, 0, 0]
+
+    for _ in range(40):
+        rows.feed(forward)
+        tokens, going = rng.integers(0, 3, len(rows.rollouts)), rng.random(len(rows.rollouts)) < 0.97
+        for rollout, token, goes in zip(rows.rollouts.tolist(), tokens.tolist(), going, strict=True):
+            if goes:
+                written[rollout].append(token)
+        rows.split(tokens, going)
+        assert sorted(set(rows.row.tolist())) == list(range(len(rows.shared)))
+        assert len({tuple(rows.sequence(r)[1]) for r in range(len(rows.shared))}) == len(rows.shared)
+        for rollout, row in zip(rows.rollouts.tolist(), rows.row.tolist(), strict=True):
+            shared, own = rows.sequence(row)
+            assert (shared, own) == (4, written[rollout])
+            assert run.own[0].keys[row, 0, : len(own) - 1, 0].tolist() == own[:-1]
+
+
+@pytest.mark.parametrize("architecture, own", [("llama", True), ("qwen2", True), ("qwen3", True), ("gpt2", False)])
+def test_our_own_forward_is_used_where_it_reproduces_the_module(checkpoints, architecture, own):
+    forward = lean.lean_forward(load_model(checkpoints[architecture]))
+    assert isinstance(forward, lean.LeanForward) == own
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
+def test_rollouts_do_not_depend_on_which_forward_runs(checkpoints, problem_trace, architecture, monkeypatch):
+    model = load_model(checkpoints[architecture])
+    jobs = [Job(problem_trace.text, end, "t", k, s) for k, end in enumerate(problem_trace.boundaries) for s in range(3)]
+    options = {"sampling": Sampling(1.0, 1.0, 8), "seed": 0, "batch_size": 64}
+    ours = {(j.position, j.sample): c for j, c in engine.draw(model, jobs, **options)}
+    monkeypatch.setattr(engine, "lean_forward", lean.ModuleForward)
+    assert {(j.position, j.sample): c for j, c in engine.draw(model, jobs, **options)} == ours
+
+
+def test_a_module_that_differs_or_was_touched_is_run_itself(checkpoints, caplog, monkeypatch):
+    model = load_model(checkpoints["llama"])
+    mlp = model.module.model.layers[0].mlp
+    handle = mlp.register_forward_hook(lambda *_: None)
+    assert isinstance(lean.lean_forward(model), lean.ModuleForward)
+    handle.remove()
+    assert isinstance(lean.lean_forward(model), lean.LeanForward)
+    mlp.forward = lambda x: 0 * x
+    assert isinstance(lean.lean_forward(model), lean.ModuleForward)
+    del mlp.forward
+    monkeypatch.setattr(lean, "_rotate", lambda x, cos, sin: x)
+    lean._verdicts.pop(model)
+    with caplog.at_level(logging.WARNING):
+        assert isinstance(lean.lean_forward(model), lean.ModuleForward)
+    assert "does not reproduce" in caplog.text
+
+
+def test_rollouts_of_a_hooked_model_are_the_hooked_models(checkpoints, problem_trace):
+    """Neither our own forward nor the double-precision copy may forget what a user has put on a module."""
+    model = load_model(checkpoints["llama"])
+    end = problem_trace.boundaries[4]
+    jobs = [Job(problem_trace.text, end, "t", 4, s) for s in range(40)]
+    options = {"sampling": Sampling(1.0, 1.0, 3), "seed": 0, "batch_size": 64}
+    plain = {j.sample: c for j, c in engine.draw(model, jobs, **options)}
+    push = model.module.get_output_embeddings().weight[7].detach() * 100
+    handle = model.module.model.norm.register_forward_hook(lambda _m, _x, y: y + push)
+    hooked = {j.sample: c for j, c in engine.draw(model, jobs, **options)}
+    handle.remove()
+    assert {c.text for c in hooked.values()} == {model.decode([5, 7, 7, 7])[len(model.decode([5])) :]}
+    assert {j.sample: c for j, c in engine.draw(model, jobs, **options)} == plain
