@@ -105,7 +105,7 @@ def _may_differ(text: str, rollouts: Rollouts, k: int, similarity: Similarity) -
 
 
 def _add(rollouts: Rollouts, drawn: Iterator) -> None:
-    rollouts.add(Rollout(job.position, job.sample, c.text, c.tokens, c.finish) for job, c in drawn)
+    rollouts.add(Rollout.of(job, completion) for job, completion in drawn)
 
 
 def join_alternatives(

@@ -44,6 +44,9 @@ def sentence_effects(
     whole rollouts as independent, p permutes them. Extras: matrix_low, matrix_high (Newcombe), matrix_p (Fisher) and
     incoming, the mean of each row.
 
+    Raises:
+        ValueError: the run was adaptive (`resample(stop=...)`).
+
     >>> from anchors.similarity import lexical
     >>> from anchors.trace import Trace
     >>> trace = Trace.from_text("?", "We choose the red door. Behind it there is gold.", answer="gold")
@@ -51,6 +54,11 @@ def sentence_effects(
     >>> float(sentence_effects(Rollouts.from_texts(trace, rows), similarity=lexical()).matrix[1, 0])
     1.0
     """
+    if rollouts.adaptive:
+        raise ValueError(
+            "these rollouts were drawn until anchors were known, and the intervals of effects hold for a fixed number; "
+            "draw a full sweep (stop=None) into another run directory"
+        )
     similarity = default_similarity() if similarity is None else similarity
     mentions = _mentions(rollouts, similarity)
     size = len(rollouts.trace)

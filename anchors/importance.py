@@ -27,6 +27,10 @@ from anchors.rollouts import Rollouts
 from anchors.scores import Scores, method
 from anchors.similarity import Similarity, default_similarity
 from anchors.stats import (
+    Arrivals,
+    anytime_interval,
+    anytime_p,
+    anytime_proportion,
     bootstrap_interval,
     difference_interval,
     entropy,
@@ -54,17 +58,31 @@ class _Rule:
     seed: int
     answered_only: bool
     compat: str | None
+    adaptive: bool
 
     @classmethod
     def of(
-        cls, metric: str, alpha: float | None, level: float, seed: int, answered_only: bool, compat: str | None
+        cls,
+        metric: str,
+        alpha: float | None,
+        level: float,
+        seed: int,
+        answered_only: bool,
+        compat: str | None,
+        adaptive: bool,
     ) -> _Rule:
         if metric not in ("probability", "kl"):
             raise ValueError(f"metric is {metric!r}; use 'probability' or 'kl'")
         if compat not in (None, "paper"):
             raise ValueError(f"compat is {compat!r}; use None or 'paper'")
+        if metric == "kl" and adaptive:
+            raise ValueError(
+                "no interval of a KL holds for rollouts drawn until anchors were known; use metric='probability', "
+                "or draw a full sweep (stop=None) into another run directory"
+            )
         alpha = (1e-9 if compat else 0.5) if alpha is None else alpha
-        return cls(metric, alpha, level, seed, answered_only or compat == "paper", compat)  # type: ignore[arg-type]
+        answered_only = answered_only or compat == "paper"
+        return cls(metric, alpha, level, seed, answered_only, compat, adaptive)  # type: ignore[arg-type]
 
     def outcome(self, outcome: Outcome | None) -> Outcome | None:
         return "target" if self.compat and outcome is None else outcome
@@ -105,7 +123,7 @@ def resampling_importance(
     level: float = 0.95,
     seed: int = 0,
     answered_only: bool = False,
-    reuse: bool = False,
+    reuse: bool | None = None,
     compat: Literal["paper"] | None = None,
 ) -> Scores:
     """What keeping a sentence rather than writing it anew does to the answer (Thought Anchors, 2506.19143).
@@ -117,12 +135,16 @@ def resampling_importance(
     `answered_only` drops rollouts without an answer. `reuse` counts a rollout that wrote the trace's own next sentence
     at the next boundary too (`anchors.reuse`): the same quantity from more rollouts, as share replaced times (kept -
     replaced), which is not p_after - p_before of the enlarged samples; MOVER interval, Fisher's p of kept against
-    replaced; n and extras are those of the enlarged samples. `compat="paper"`: answered only, alpha 1e-9, the target as
-    default outcome, 0.0 where nothing was measured. Extras: p_before, p_after, answered_before, answered_after, headroom
-    (entropy of the answers before the sentence, nats), and with "kl" the signed difference.
+    replaced; n and extras are those of the enlarged samples. It is the default where the run was adaptive
+    (`resample(stop=...)`); interval and p are then those that hold at any time (`stats.sequences`).
+
+    `compat="paper"`: answered only, alpha 1e-9, the target as default outcome, 0.0 where nothing was measured. Extras:
+    p_before, p_after, answered_before, answered_after, headroom (entropy of the answers before the sentence, nats), and
+    with "kl" the signed difference.
 
     Raises:
-        ValueError: no rollouts, an unknown metric, an outcome the trace does not have, or `reuse` with "kl" or `compat`.
+        ValueError: no rollouts, an unknown metric, an outcome the trace does not have, `reuse` with "kl" or `compat`, or "kl" of
+            an adaptive run.
 
     >>> trace = Trace.from_text("2 + 2?", "It is an easy sum. So it is four.", answer="4")
     >>> box = [" \\\\boxed{4}"] * 20, [" \\\\boxed{5}"] * 20
@@ -130,7 +152,8 @@ def resampling_importance(
     >>> scores.values.tolist(), scores.anchors()
     ([0.0, 0.5], [1])
     """
-    rule = _Rule.of(metric, alpha, level, seed, answered_only, compat)
+    rule = _Rule.of(metric, alpha, level, seed, answered_only, compat, rollouts.adaptive)
+    reuse = rule.adaptive and not rule.compat if reuse is None else reuse
     drawn, rollouts = rollouts, _reused(rollouts, rule, reuse)
     tally = tally_answers(rollouts, outcome=rule.outcome(outcome), answered_only=rule.answered_only)
     here = list(range(len(rollouts.trace)))
@@ -155,7 +178,7 @@ def counterfactual_importance(
     level: float = 0.95,
     seed: int = 0,
     answered_only: bool = False,
-    reuse: bool = False,
+    reuse: bool | None = None,
     alternatives: Rollouts | None = None,
     compat: Literal["paper"] | None = None,
 ) -> Scores:
@@ -176,7 +199,8 @@ def counterfactual_importance(
     >>> float(scores.values[0]), float(scores.different_trajectories_fraction[0])
     (1.0, 0.5)
     """
-    rule = _Rule.of(metric, alpha, level, seed, answered_only, compat)
+    rule = _Rule.of(metric, alpha, level, seed, answered_only, compat, rollouts.adaptive)
+    reuse = rule.adaptive and not rule.compat if reuse is None else reuse
     similarity = default_similarity() if similarity is None else similarity
     drawn, rollouts = rollouts, _reused(rollouts, rule, reuse)
     plain_tally = tally_answers(rollouts, outcome=rule.outcome(outcome), answered_only=rule.answered_only)
@@ -219,8 +243,12 @@ def _difference(kept: _Sample, removed: _Sample, rule: _Rule) -> dict[str, np.nd
     values = kept.rate - removed.rate
     if rule.compat:
         values = np.where((kept.n > 0) & (removed.n > 0), values, 0.0)
-    low, high = difference_interval(kept.k, kept.n, removed.k, removed.n, level=rule.level)
-    p = fisher_p(kept.k, kept.n, removed.k, removed.n)
+    if rule.adaptive:
+        arrivals = Arrivals(np.zeros_like(removed.n), removed.n, removed.k, kept.n, kept.k)
+        (low, high), p = anytime_interval(arrivals, level=rule.level), anytime_p(arrivals)
+    else:
+        low, high = difference_interval(kept.k, kept.n, removed.k, removed.n, level=rule.level)
+        p = fisher_p(kept.k, kept.n, removed.k, removed.n)
     n, floor = np.minimum(kept.n, removed.n), np.where(np.isnan(p), np.nan, 0.0)
     return {"values": values, "low": low, "high": high, "n": n, "p": p, "floor": floor}
 
@@ -239,6 +267,9 @@ def _replaced_difference(before: _Sample, kept: _Sample, replaced: _Sample, rule
     share, sides = (replaced.n, before.n), ((kept.k, kept.n), (replaced.k, replaced.n))
     values, (low, high) = replaced_difference(share, *sides, level=rule.level)
     p = np.where((replaced.n == 0) & ~np.isnan(values), 1.0, fisher_p(*sides[0], *sides[1]))
+    if rule.adaptive:
+        arrivals = Arrivals(before.n - replaced.n, replaced.n, replaced.k, kept.n, kept.k)
+        (low, high), p = anytime_interval(arrivals, level=rule.level), anytime_p(arrivals)
     n, floor = np.minimum(before.n, kept.n), np.where(np.isnan(p), np.nan, 0.0)
     return {"values": values, "low": low, "high": high, "n": n, "p": p, "floor": floor}
 
@@ -289,6 +320,7 @@ def _scores(
     details: Mapping[str, Any],
 ) -> Scores:
     options = {"metric": rule.metric, "level": rule.level, "answered_only": rule.answered_only, "compat": rule.compat}
+    options |= {"interval": "at any time" if rule.adaptive else "fixed number of rollouts"}
     if rule.metric == "kl":
         options |= {"alpha": rule.alpha, "seed": rule.seed}
     full, unit = (f"{name}_kl", "nats") if rule.metric == "kl" else (name, "probability")
@@ -345,7 +377,7 @@ def _trajectories(
 ) -> dict[str, np.ndarray]:
     used = [np.array(row, dtype=object)[mask] for row, mask in zip(firsts, tally.used, strict=False)]
     total, distinct = (np.array([size(row) for row in used]) for size in (len, lambda row: len(set(row))))
-    low, high = wilson_interval(different, total, level=rule.level)
+    low, high = (anytime_proportion if rule.adaptive else wilson_interval)(different, total, level=rule.level)
     with np.errstate(invalid="ignore", divide="ignore"):
         columns = (different / total, low, high, 1 - distinct / total)
     names = ("different_trajectories_fraction", "different_low", "different_high", "overdeterminedness")

@@ -1,60 +1,32 @@
 """Draw the rollouts black-box scores are made of: plan, price, run, resume.
 
 1. Plan: which (boundary, sample) pairs are missing in the run directory.
-2. Price: a few of the missing rollouts are drawn first; their lengths and rate give the bill.
-3. Run: the rest is drawn batch by batch, and every finished rollout is committed at once.
+2. Price: a few of the missing rollouts are drawn first; their lengths and two rates give the bill (`anchors.billing`).
+3. Run: the rest is drawn batch by batch, and every finished rollout is committed at once. With `stop` it is drawn in rounds,
+   for all traces together, each round where the ones before left a decision open (`anchors.stopping`).
 4. Resume: the same call finds what is missing and draws only that.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm.auto import tqdm
 
+from anchors.adaptive import AdaptiveSweep
+from anchors.billing import Bill, calibrate
 from anchors.models.base import Job, Model, Sampling
-from anchors.rollouts import STORE, Rollout, Rollouts, Store
+from anchors.rollouts import STOP, STORE, Rollout, Rollouts, Store
+from anchors.stopping import Anchors
 from anchors.trace import Trace
 
-CALIBRATION_BOUNDARIES = 5
-PROBE_ROWS, PROBE_TOKENS = 256, 8
-
-
-@dataclass(frozen=True)
-class Bill:
-    """What a run will cost: `rollouts` still to draw, the tokens and seconds they should take, and their price.
-
-    `limited` counts boundaries so close to the model's context that a rollout there may end at its limit.
-    """
-
-    rollouts: int
-    stored: int
-    tokens: int
-    seconds: float
-    price: float | None = None
-    limited: int = 0
-
-    def __str__(self) -> str:
-        parts = [f"{self.rollouts:,} rollouts ({self.stored:,} more stored)", f"about {self.tokens:,} tokens"]
-        parts.append(f"about {_duration(self.seconds)}")
-        if self.price is not None:
-            parts.append(f"about {self.price:.2f} at the given price")
-        if self.limited:
-            parts.append(f"{self.limited} boundaries leave less than max_new_tokens of context: rollouts may end there")
-        return ", ".join(parts)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+logger = logging.getLogger(__name__)
 
 
 def resample(
@@ -64,6 +36,7 @@ def resample(
     n: int = 100,
     seed: int = 0,
     sampling: Sampling | None = None,
+    stop: Anchors | None = None,
     out: str | Path | None = None,
     price: float | None = None,
     progress: bool = True,
@@ -75,11 +48,16 @@ def resample(
     in memory; with it they go to a run directory that the same call continues. `price` is per million tokens;
     `options` go to `model.generate` (batch_size, ...).
 
+    With `stop=Anchors(k=5)` n is the most a boundary gets, and fewer are drawn as soon as the k anchors are known. The run is
+    marked as adaptive: its scores count rollouts at every boundary they pass through, and their intervals and p-values are
+    those that hold at any time (`anchors.stats.sequences`).
+
     Raises:
-        ValueError: n < 1, the run directory holds another trace, model, sampling or seed, or a prefix does not fit.
+        ValueError: n < 1, the run directory holds another trace, model, sampling or seed, a prefix does not fit, or `stop`
+            asks for anchors of a trace without an answer.
     """
     return resample_traces(
-        [trace], model, n=n, seed=seed, sampling=sampling, out=out, price=price, progress=progress, **options
+        [trace], model, n=n, seed=seed, sampling=sampling, stop=stop, out=out, price=price, progress=progress, **options
     )[0]
 
 
@@ -90,6 +68,7 @@ def resample_traces(
     n: int = 100,
     seed: int = 0,
     sampling: Sampling | None = None,
+    stop: Anchors | None = None,
     out: str | Path | None = None,
     price: float | None = None,
     progress: bool = True,
@@ -99,19 +78,36 @@ def resample_traces(
     _check_n(n)
     sampling = sampling or model.sampling
     runs = open_run(traces, model, seed=seed, sampling=sampling, out=out)
-    if progress:
+    sweeps = [AdaptiveSweep(run, stop, n) for run in runs] if stop is not None else []
+    if runs and stop is not None:
+        runs[0].store.note(STOP, asdict(stop) | {"n": n})
+    if progress and stop is None:
         bill = calibrate(runs, model, n=n, seed=seed, sampling=sampling, price=price, keep=True, **options)
         if bill.rollouts:
             tqdm.write(f"to draw: {bill}", file=sys.stderr)
-    pending = [job for run in runs for job in _jobs(run, run.missing(n))]
-    if pending:
-        by_id = {run.trace.id: run for run in runs}
-        bar = tqdm(total=len(pending), desc="rollouts", unit="", disable=None if progress else True)
-        with bar:
+    by_id = {run.trace.id: run for run in runs}
+    with tqdm(total=0, desc="rollouts", unit="", disable=None if progress else True) as bar:
+        before: list[Job] = []
+        spent = 0
+        while (pending := _pending(runs, sweeps, n)) and pending != before:
+            before = pending
+            bar.total = (bar.total or 0) + len(pending)
             for job, rollout in _drawn(model, pending, sampling, seed, options):
                 by_id[job.trace].add([rollout])
+                spent += rollout.tokens
+                bar.set_postfix_str(f"{spent:,} tokens", refresh=False)
                 bar.update()
+    for sweep in sweeps:
+        spent = sweep.run.cost()
+        logger.info("%s: %d rounds, %d rollouts, %d tokens", sweep.run.trace.id, sweep.rounds, *spent)
     return runs
+
+
+def _pending(runs: Sequence[Rollouts], sweeps: Sequence[AdaptiveSweep], n: int) -> list[Job]:
+    """What to draw next: all that is missing, or one round of every sweep that goes on."""
+    if sweeps:
+        return [job for sweep in sweeps for job in sweep.run.jobs(sweep.missing())]
+    return [job for run in runs for job in run.jobs(run.missing(n))]
 
 
 def open_run(
@@ -140,49 +136,20 @@ def plan_resampling(
     seed: int = 0,
     sampling: Sampling | None = None,
     out: str | Path | None = None,
+    stop: Anchors | None = None,
     price: float | None = None,
     **options: Any,
 ) -> Bill:
-    """The bill of `resample_traces`, from a short calibration that leaves nothing on disk (`--dry-run`)."""
+    """The bill of `resample_traces`, from a short calibration that leaves nothing on disk (`--dry-run`).
+
+    With `stop` it is the most the run can cost.
+    """
+    _check_n(n)
     sampling = sampling or model.sampling
     exists = out is not None and (Path(out) / STORE).exists()
     runs = open_run(traces, model, seed=seed, sampling=sampling, out=out if exists else None)
-    return calibrate(runs, model, n=n, seed=seed, sampling=sampling, price=price, keep=False, **options)
-
-
-def calibrate(
-    runs: Sequence[Rollouts],
-    model: Model,
-    *,
-    n: int,
-    seed: int,
-    sampling: Sampling,
-    price: float | None = None,
-    keep: bool = True,
-    **options: Any,
-) -> Bill:
-    """Draw a few of the missing rollouts, spread over the boundaries, and extrapolate; `keep` stores them."""
-    _check_n(n)
-    missing = [(run, pair) for run in runs for pair in run.missing(n)]
-    stored = sum(run.cost().rollouts for run in runs)
-    limited = sum(_limited(run.trace, model, sampling) for run in runs)
-    if not missing:
-        return Bill(0, stored, 0, 0.0, None if price is None else 0.0, limited)
-    first = [(run, pair) for run, pair in missing if pair[1] == missing[0][1][1]]
-    picks = np.unique(np.linspace(0, len(first) - 1, CALIBRATION_BOUNDARIES).round().astype(int))
-    jobs = [job for i in picks for job in _jobs(first[i][0], [first[i][1]])]
-    drawn = list(_drawn(model, jobs, sampling, seed, options))
-    by_id = {run.trace.id: run for run in runs}
-    for job, rollout in drawn:
-        if keep:
-            by_id[job.trace].add([rollout])
-    done = len(drawn) if keep else 0
-    left = len(missing) - done
-    tokens = round(left * sum(rollout.tokens for _, rollout in drawn) / len(drawn))
-    probe = [job for run, pair in missing[:PROBE_ROWS] for job in _jobs(run, [pair])]
-    seconds = tokens * _seconds_per_token(model, probe, sampling, seed, options) if left else 0.0
-    cost = None if price is None else tokens * price / 1e6
-    return Bill(left, stored + done, tokens, seconds, cost, limited)
+    bill = calibrate(runs, model, n=n, seed=seed, sampling=sampling, price=price, keep=False, **options)
+    return replace(bill, at_most=stop is not None)
 
 
 def _check_n(n: int) -> None:
@@ -190,37 +157,11 @@ def _check_n(n: int) -> None:
         raise ValueError(f"n is {n}; at least one rollout a boundary is needed")
 
 
-def _seconds_per_token(
-    model: Model, jobs: Sequence[Job], sampling: Sampling, seed: int, options: dict[str, Any]
-) -> float:
-    """Rate of a full batch over its first few tokens; these continuations are thrown away."""
-    short = replace(sampling, max_new_tokens=min(PROBE_TOKENS, sampling.max_new_tokens))
-    started = time.perf_counter()
-    tokens = sum(completion.tokens for _, completion in model.generate(jobs, sampling=short, seed=seed, **options))
-    return (time.perf_counter() - started) / max(1, tokens)
-
-
-def _limited(trace: Trace, model: Model, sampling: Sampling) -> int:
-    """How many boundaries leave less room than `max_new_tokens`; 0 when the model does not say its context."""
-    context, encode = getattr(model, "context", None), getattr(model, "encode", None)
-    if context is None or encode is None:
-        return 0
-    offsets = encode(trace.text[: trace.boundaries[-1]]).offsets
-    starts = np.array([start for start, _ in offsets])
-    lengths = np.searchsorted(starts, trace.boundaries)
-    return int((lengths + sampling.max_new_tokens > context).sum())
-
-
-def _jobs(run: Rollouts, pairs: Sequence[tuple[int, int]]) -> list[Job]:
-    edges, text = run.trace.boundaries, run.trace.text
-    return [Job(text, edges[position], run.trace.id, position, sample) for position, sample in pairs]
-
-
 def _drawn(
     model: Model, jobs: Sequence[Job], sampling: Sampling, seed: int, options: dict[str, Any]
 ) -> Iterator[tuple[Job, Rollout]]:
     for job, completion in model.generate(jobs, sampling=sampling, seed=seed, **options):
-        yield job, Rollout(job.position, job.sample, completion.text, completion.tokens, completion.finish)
+        yield job, Rollout.of(job, completion)
 
 
 def write_trace(prompt: str, model: Model, *, target: str | None = None, **options: Any) -> Trace:

@@ -3,6 +3,7 @@
 1. A rollout is a row keyed by (trace, kind, position, sample); writing one twice is a no-op.
 2. WAL with full synchronisation: after kill -9 at most the rollouts in flight are lost.
 3. The settings that determine the numbers are stored; opening a run under others is refused, naming the difference.
+   A rule of stopping changes no rollout: the last one is noted, and the run stays marked as adaptive.
 4. Answers are not stored: they are a pure function of the text and can be read again under another rule.
 """
 
@@ -17,10 +18,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from anchors.answers import NO_ANSWER, extract_answer
+from anchors.models.base import Completion, Job
 from anchors.trace import Trace
 
 SCHEMA = 1
 STORE = "rollouts.sqlite"
+STOP = "stop"
+"""The setting that holds the rule an adaptive run stopped by."""
 
 _TABLES = """
 create table if not exists settings (key text primary key, value text not null);
@@ -42,6 +46,11 @@ class Rollout:
     text: str
     tokens: int
     finish: Literal["stop", "length"]
+
+    @classmethod
+    def of(cls, job: Job, completion: Completion) -> Rollout:
+        """What a model wrote for a job."""
+        return cls(job.position, job.sample, completion.text, completion.tokens, completion.finish)
 
 
 class Cost(NamedTuple):
@@ -77,6 +86,11 @@ class Store:
                 raise ValueError(
                     f"{self.folder} holds rollouts made with other settings: {lines}. Use another run directory"
                 )
+
+    def note(self, key: str, value: Any) -> None:
+        """Store a setting that later runs may change, in place of what it was."""
+        with self.db:
+            self.db.execute("insert or replace into settings values (?, ?)", (key, json.dumps(value, sort_keys=True)))
 
     def claim(self, traces: Sequence[Trace]) -> None:
         """Make this the run of these traces; refuse a run that holds others, saying what changed."""
@@ -209,6 +223,11 @@ class Rollouts:
         pairs = ((p, s) for p in range(len(self.trace) + 1) for s in range(n))
         return [pair for pair in pairs if pair not in done]
 
+    def jobs(self, pairs: Iterable[tuple[int, int]]) -> list[Job]:
+        """What to ask a model for these (position, sample) pairs."""
+        edges, trace = self.trace.boundaries, self.trace
+        return [Job(trace.text, edges[position], trace.id, position, sample) for position, sample in pairs]
+
     def answers(self, position: int, *, extract: Callable[[str], str | None] = extract_answer) -> list[str]:
         """The answer of every rollout at a boundary; `NO_ANSWER` where there is none."""
         found = (extract(rollout.text) for rollout in self.at(position))
@@ -219,10 +238,15 @@ class Rollouts:
         query = "select count(*), coalesce(sum(tokens), 0) from rollouts where trace = ? and kind = ?"
         return Cost(*self.store.db.execute(query, (self.trace.id, self.kind)).fetchone())
 
+    @property
+    def adaptive(self) -> bool:
+        """Whether results decided how many were drawn, at any time; only intervals that hold at any time are valid then."""
+        return STOP in self.store.settings
+
     def provenance(self) -> dict[str, Any]:
         """How these rollouts were made, for the details of every score computed from them."""
         settings, cost = self.store.settings, self.cost()
-        made = {key: settings[key] for key in ("model", "sampling") if key in settings}
+        made = {key: settings[key] for key in ("model", "sampling", STOP) if key in settings}
         if "seed" in settings:
             made["rollout seed"] = settings["seed"]
         return {**made, "rollouts": cost.rollouts, "generated tokens": cost.tokens}

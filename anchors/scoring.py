@@ -18,6 +18,7 @@ from anchors.models.base import CapabilityError, Model, Sampling
 from anchors.resampling import open_run, resample_traces
 from anchors.rollouts import Rollouts
 from anchors.scores import METHODS, Scores
+from anchors.stopping import Anchors
 from anchors.trace import Trace
 
 logger = logging.getLogger(__name__)
@@ -67,19 +68,20 @@ def score_traces(
     progress: bool = True,
     reuse: bool = False,
     alternatives: int = 0,
+    stop: Anchors | None = None,
     **options: Any,
 ) -> Iterator[tuple[Rollouts, list[Scores]]]:
     """Yield each trace's rollouts and scores, drawing what is missing; `options` go to `model.generate`.
 
     `reuse` counts rollouts at every boundary they pass through, for the methods in `REUSING`. `alternatives` draws until
-    so many rollouts of a boundary begin with another meaning, for counterfactual importance (`seek_alternatives`).
+    so many rollouts of a boundary begin with another meaning, for counterfactual importance (`seek_alternatives`). `stop`
+    draws no more than its anchors need (`anchors.stopping`).
     """
     chosen = methods_named(methods)
     sampling = sampling or model.sampling
     if any(METHODS[name].needs == "rollouts" for name in chosen):
-        runs = resample_traces(
-            traces, model, n=n, seed=seed, sampling=sampling, out=out, price=price, progress=progress, **options
-        )
+        given = {"n": n, "seed": seed, "sampling": sampling, "stop": stop, "out": out, "price": price}
+        runs = resample_traces(traces, model, progress=progress, **given, **options)
     else:
         runs = open_run(traces, model, seed=seed, sampling=sampling, out=out)
     for rollouts in runs:

@@ -148,12 +148,11 @@ def permutation_p(
     >>> permutation_p([10, 0], [0, 10]) < 0.001, permutation_p([5, 5], [5, 5])
     (True, 1.0)
     """
-    a, b = (np.asarray(x, dtype=int) for x in (first, second))
-    n_a, n_b = int(a.sum()), int(b.sum())
-    if not (n_a and n_b):
+    a, b = _seen(first, second)
+    if not (a.sum() and b.sum()):
         return float("nan")
-    pooled = (a + b)[(a + b) > 0]
-    observed = float(statistic(a[(a + b) > 0], b[(a + b) > 0]))
+    pooled, n_a = a + b, int(a.sum())
+    observed = float(statistic(a, b))
     threshold = observed - 1e-9 * max(1.0, abs(observed))
     if len(pooled) == 1:
         return 1.0
@@ -168,6 +167,12 @@ def permutation_p(
             return enough / draws if assurance is None else _upper_limit(enough, draws - enough, assurance)
         hits, drawn, batch = hits + len(reached), drawn + len(split), batch * 4
     return (hits + 1) / (resamples + 1) if assurance is None else _upper_limit(hits + 1, resamples - hits, assurance)
+
+
+def _seen(first: Numbers, second: Numbers) -> tuple[np.ndarray, np.ndarray]:
+    """Both samples as whole counts of the answers that either has."""
+    a, b = (np.asarray(x, dtype=int) for x in (first, second))
+    return a[(a + b) > 0], b[(a + b) > 0]
 
 
 def _upper_limit(hits: int, misses: int, assurance: float) -> float:
@@ -200,10 +205,10 @@ def null_floor(
     >>> 0.0 < null_floor([50, 50], [60, 40]) < 0.02
     True
     """
-    a, b = (np.asarray(x, dtype=int) for x in (first, second))
+    a, b = _seen(first, second)
     if not (a.sum() and b.sum()):
         return float("nan")
-    pooled = (a + b)[(a + b) > 0] / (a.sum() + b.sum())
+    pooled = (a + b) / (a + b).sum()
     rng = np.random.default_rng(seed)
     draws = (rng.multinomial(int(side.sum()), pooled, size=resamples) for side in (a, b))
     return float(np.mean(statistic(*draws)))
