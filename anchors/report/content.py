@@ -1,9 +1,7 @@
-"""What the report says: plain records and sentences from a trace, its scores and its rollouts.
+"""What the report says: plain records and sentences from a trace and its scores.
 
 1. Anchors come from the scores' own false-discovery rule; a method without p-values marks its top three and says so.
-2. Answers are classes (`answer_classes`); the trace's own answer comes first, `NO_ANSWER` last, rare ones are "other".
-3. Alternatives are the first sentences of the rollouts that continue a boundary, grouped by the answer they ended in.
-4. Only numbers and alternatives go to the script as data; every text of the trace is in the page once.
+2. Only numbers and alternatives go to the script as data; every text of the trace is in the page once.
 """
 
 from __future__ import annotations
@@ -11,25 +9,19 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
 
-from anchors.answers import NO_ANSWER, answer_classes, same_answer
 from anchors.comparison import Agreement, agreement
-from anchors.outcomes import first_sentence
-from anchors.report.drawing import HUGE, Scale, clean, number, packed
-from anchors.rollouts import Rollouts
+from anchors.interventions import leak
+from anchors.report.drawing import HUGE, Scale, axis, clean, number
 from anchors.scores import Scores
+from anchors.stats import benjamini_hochberg_adjusted
+from anchors.trace import Trace
 
 FDR = 0.05
-SHOWN_ANSWERS = 5
-NO_ANSWER_LABEL, OTHER_LABEL = "no answer", "other"
-ALTERNATIVES = 2400  # alternatives in one report: keeps a 150-sentence page under 1 MB
-SENTENCE_CHARACTERS = 200  # of an alternative
-SEARCHED_CHARACTERS = 2000  # of a rollout, for its first sentence
+LISTED = 30  # sentences named one by one
 
 
 class Anchors(NamedTuple):
@@ -95,85 +87,6 @@ def clip(text: str | None, length: int) -> str:
     return words if len(words) <= length else words[: length - 1] + "…"
 
 
-class Answers:
-    """The answers of a trace's rollouts: classes to show, counts at every boundary, alternatives of every sentence."""
-
-    def __init__(self, rollouts: Rollouts) -> None:
-        self.rollouts, self.own = rollouts, rollouts.trace.answer
-        self.found = [rollouts.answers(k) for k in range(len(rollouts.trace) + 1)]
-        distinct = Counter(answer for row in self.found for answer in row)
-        self._class = _classes(distinct, self.own)
-        sizes = Counter[str]()
-        for answer, count in distinct.items():
-            sizes[self._class[answer]] += count
-        sizes.pop(NO_ANSWER, None)
-        first = [self.own] if self.own in sizes else []
-        ranked = first + [a for a, _ in sizes.most_common() if a != self.own]
-        self.kept = ranked[:SHOWN_ANSWERS] if len(ranked) > SHOWN_ANSWERS + len(first) else ranked
-
-    @cached_property
-    def labels(self) -> list[str]:
-        """The shown answers, then "other" and "no answer"."""
-        return [clip(a, 40) or "(blank)" for a in self.kept] + [OTHER_LABEL, NO_ANSWER_LABEL]
-
-    @cached_property
-    def colours(self) -> list[int]:
-        """The colour of every label: 0 is the own answer and no other, 6 other answers, 7 no answer."""
-        start = 0 if self.own in self.kept else 1
-        return [*range(start, start + len(self.kept)), 6, 7]
-
-    def shown(self, answer: str) -> int:
-        """The index in `labels` of an answer."""
-        if answer == NO_ANSWER:
-            return len(self.kept) + 1
-        known = self._class[answer]
-        return self.kept.index(known) if known in self.kept else len(self.kept)
-
-    @cached_property
-    def counts(self) -> Int[np.ndarray, "boundary answer"]:
-        """How often each shown answer was reached from each boundary."""
-        counts = np.zeros((len(self.found), len(self.labels)), dtype=int)
-        for k, row in enumerate(self.found):
-            for answer in row:
-                counts[k, self.shown(answer)] += 1
-        return counts
-
-    def reaches(self, boundary: int, answer: str) -> str | None:
-        """The share of rollouts of a boundary that reach an answer, in words; None without rollouts."""
-        row = self.found[boundary]
-        if not row:
-            return None
-        hits, answered = (
-            sum(found) / len(row) for found in ((same_answer(a, answer) for a in row), (a != NO_ANSWER for a in row))
-        )
-        return f"{hits:.2f} (answered {answered:.2f}, n = {len(row)})"
-
-    def alternatives(self) -> list[list[Any]]:
-        """For every sentence, [answer label, rollouts, [[first sentence, times], ...]] by frequency."""
-        each = max(3, min(40, ALTERNATIVES // len(self.rollouts.trace)))
-        return [self._groups(k, each) for k in range(len(self.rollouts.trace))]
-
-    def _groups(self, k: int, each: int) -> list[Any]:
-        groups: dict[int, Counter[str]] = {}
-        for rollout, answer in zip(self.rollouts.at(k), self.found[k], strict=True):
-            groups.setdefault(self.shown(answer), Counter())[_opening(rollout.text)] += 1
-        ranked = sorted(groups.items(), key=lambda item: -item[1].total())
-        return [
-            [g, texts.total(), [list(t) for t in texts.most_common(max(1, each * texts.total() // len(self.found[k])))]]
-            for g, texts in ranked
-        ]
-
-
-def _classes(distinct: Mapping[str, int], own: str | None) -> dict[str, str]:
-    """Every answer's class, named by the trace's own answer or else by its most frequent member."""
-    spellings = [*([] if own is None else [own]), *sorted(distinct, key=lambda a: -distinct[a])]
-    return dict(zip(spellings, answer_classes(spellings), strict=True))
-
-
-def _opening(text: str) -> str:
-    return clip(first_sentence(text[:SEARCHED_CHARACTERS]), SENTENCE_CHARACTERS) or "(stopped reasoning)"
-
-
 def agreement_table(scores: Sequence[Scores]) -> list[list[tuple[str, str]]]:
     """For every pair of methods, Spearman's correlation and the one with position held constant, as text."""
     if len(scores) < 2:
@@ -216,15 +129,29 @@ def provenance(scores: Scores) -> list[tuple[str, str]]:
         "n": n,
         "tested": f"{tested} sentences, Benjamini-Hochberg at {FDR:.0%}" if tested else "no p-values",
     }
-    return [*facts.items(), *_flat({k: v for k, v in scores.details.items() if k != "warnings"})]
+    if not scores.measured.all():
+        facts["not measured"] = _listed(np.flatnonzero(~scores.measured))
+    return [*facts.items(), *flat({k: v for k, v in scores.details.items() if k != "warnings"})]
 
 
-def _flat(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def _listed(sentences: np.ndarray) -> str:
+    more = f" and {len(sentences) - LISTED} more" if len(sentences) > LISTED else ""
+    return f"sentences {', '.join(map(str, sentences[:LISTED]))}{more}"
+
+
+def leaks(trace: Trace) -> list[bool]:
+    """Which sentences state the answer or the target; none where the trace has neither."""
+    if not any((a or "").strip() for a in (trace.answer, trace.target)):
+        return [False] * len(trace)
+    return [bool(said) for said in leak(trace)]
+
+
+def flat(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     rows = []
     for key, value in record.items():
         name = clean(f"{prefix}{key}")
         if isinstance(value, Mapping):
-            rows += _flat(value, f"{name} · ")
+            rows += flat(value, f"{name} · ")
         elif isinstance(value, list | tuple | set):
             rows.append((name, clean("; ".join(map(str, value))) or "none"))
         else:
@@ -243,12 +170,13 @@ def record(scores: Scores, label: str) -> dict[str, Any]:
         "high": rounded(scores.high),
         "n": [int(n) for n in scores.n],
         "p": rounded(scores.p),
+        "q": rounded(benjamini_hochberg_adjusted(scores.p)),
         "floor": rounded(scores.floor),
         "anchors": found.sentences,
         "tested": found.tested,
         "scale": [scale.low, scale.high],
         "legend": legend(scale),
-        "matrix": None if scores.matrix is None else packed(scores.matrix),
+        "axis": [*map(float, axis(scores))],
     }
 
 

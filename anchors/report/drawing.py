@@ -2,28 +2,21 @@
 
 1. A `Scale` maps a value to a tint: around zero where a method has both signs or starts near it, else over its range.
 2. A strip is one SVG a method, in sentence units; a few paths carry all its bars, however long the trace.
-3. A static matrix is one path a shade; past 60 sentences, blocks show their strongest cell.
-4. Lines, such as compression curves, are one path each, with a band for the one that matters.
-5. A live matrix travels as int16 steps of its bound, base64, and is drawn on a canvas.
+3. Lines, such as compression curves, are one path each, with a band for the one that matters.
 """
 
 from __future__ import annotations
 
-import base64
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from anchors.scores import Scores
 
-STATIC_MATRIX = 60  # cells a side without JavaScript: 17 paths of at most 3600 cells stay near 50 kB
-SHADES = 8
-BLANK = -32768
-STEPS = 32767
 HUGE = 1e300
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
@@ -93,7 +86,7 @@ class Strip(NamedTuple):
 
 def strip(scores: Scores) -> Strip:
     """The row of one method: bars, interval whiskers, null floor, and ticks where nothing was measured."""
-    low, high = _axis(scores)
+    low, high = axis(scores)
 
     def y(value: float) -> float:
         return round(100 * (high - min(max(value, low), high)) / (high - low), 1)
@@ -113,7 +106,7 @@ def strip(scores: Scores) -> Strip:
     )
 
 
-def _axis(scores: Scores) -> tuple[float, float]:
+def axis(scores: Scores) -> tuple[float, float]:
     """The drawn range: the values, their floors, and intervals as far as twice the values reach."""
     values = scores.values[np.isfinite(scores.values)]
     if not values.size:
@@ -194,52 +187,3 @@ def _line(points: Sequence[tuple[float, float]], point: Callable[[float, float],
     for x, y in points:
         path, pen = (path + pen + point(x, y), "L") if math.isfinite(y) else (path, "M")
     return path
-
-
-def matrix_bound(matrix: Float[np.ndarray, "target source"]) -> float:
-    """The value of the darkest shade: the 99th percentile of the nonzero cells, so that one cannot wash out all."""
-    sizes = np.abs(matrix[np.isfinite(matrix) & (matrix != 0)])
-    return float(np.percentile(sizes, 99)) if sizes.size else 1.0
-
-
-def packed(matrix: Float[np.ndarray, "target source"]) -> dict[str, Any]:
-    """The matrix as base64 little-endian int16 multiples of max/32767; NaN is -32768."""
-    finite = matrix[np.isfinite(matrix)]
-    peak = float(np.abs(finite).max()) if finite.size and np.abs(finite).max() > 0 else 1.0
-    steps = np.rint(np.clip(np.nan_to_num(matrix) / peak, -1, 1) * STEPS)
-    steps[np.isnan(matrix)] = BLANK
-    return {
-        "cells": base64.b64encode(steps.astype("<i2").tobytes()).decode("ascii"),
-        "step": peak / STEPS,
-        "bound": matrix_bound(matrix),
-        "rows": matrix.shape[0],
-        "columns": matrix.shape[1],
-    }
-
-
-def shaded(matrix: Float[np.ndarray, "target source"]) -> tuple[int, int, Iterable[tuple[str, float, str]]]:
-    """(rows, columns, paths) of a static heat map; a path is (class, strength, d)."""
-    cells = pooled(matrix, side=STATIC_MATRIX)
-    bound = matrix_bound(matrix)
-    level = np.rint(np.clip(np.nan_to_num(cells) / bound, -1, 1) * SHADES).astype(int)
-    level[np.isnan(cells)] = 0
-    paths = []
-    for shade in sorted(set(level.flat) - {0}):
-        path = "".join(f"M{j} {i}h1v1h-1z" for i, j in np.argwhere(level == shade))
-        paths.append(("pos" if shade > 0 else "neg", abs(int(shade)) / SHADES, path))
-    return *cells.shape, paths
-
-
-def pooled(matrix: Float[np.ndarray, "target source"], *, side: int) -> Float[np.ndarray, "row column"]:
-    """At most `side` blocks a side, each showing its cell of largest size; a block without cells stays NaN."""
-    blocks = matrix
-    for axis in (0, 1):
-        if blocks.shape[axis] > side:
-            groups = np.array_split(np.arange(blocks.shape[axis]), side)
-            blocks = np.stack([_strongest(blocks.take(g, axis=axis), axis) for g in groups], axis=axis)
-    return blocks
-
-
-def _strongest(block: np.ndarray, axis: int) -> np.ndarray:
-    sizes = np.where(np.isnan(block), -1.0, np.abs(block))
-    return np.take_along_axis(block, np.expand_dims(sizes.argmax(axis=axis), axis), axis=axis).squeeze(axis)

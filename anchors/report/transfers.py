@@ -27,6 +27,7 @@ ARMS = {
     "raw": "Kept, as they stand",
     "stripped": "Kept, after the sentences that state the answer were removed",
     "deletion": "Removed instead of kept",
+    "short": "Kept, over traces of at most 10 sentences, with the best of all subsets as the ceiling",
 }
 STROKES = {"anchors": "own", "reader_anchors": "ceiling", "random": "chance"}
 
@@ -43,7 +44,7 @@ def section(run: Transfer) -> dict[str, Any]:
         "unmatched": run.unmatched,
         "gate": [(clean(c.name), clean(c.found), PASSED[c.passed]) for c in run.gate.conditions],
         "retention": [_retention(r) for r in run.retention],
-        "notes": [clean(f"{r.operation}: {r.partial}") for r in run.retention if r.partial],
+        "notes": list(_notes(run)),
         "rank": [] if run.rank is None else list(_rank(run.rank)),
         "balance": [(b.variable, number(b.difference, signed=True)) for b in run.balance],
         "arms": [_arm(a, [c for c in run.curve if c.arm == a], run.outcome) for a in ARMS if _has(run, a)],
@@ -54,6 +55,17 @@ def section(run: Transfer) -> dict[str, Any]:
         "refused": [clean(str(reason)) for reason in run.details.get("not measured", ())],
         "excluded": [clean(reason) for reason in run.excluded],
     }
+
+
+def _notes(run: Transfer) -> Iterator[str]:
+    """What stands below the retention table: missing parts, the other denominator, and a blind positive control."""
+    for r in run.retention:
+        if r.partial:
+            yield clean(f"{r.operation}: {r.partial}")
+        if r.given_answer is not None:
+            yield clean(f"{r.operation}: over the continuations that answer, d is {mean(r.given_answer)}")
+    if not run.gate.sensitive:
+        yield "The positive control was not recovered: it does not shut the gate, but bars a verdict of absence."
 
 
 def mean(found: Mean | None) -> str:
@@ -85,8 +97,8 @@ def _retention(r: Retention) -> tuple[str, ...]:
 def _rank(rank: Rank) -> Iterator[str]:
     yield (
         f"Spearman's correlation of the writer's scores with {clean(rank.compared)}, within traces: "
-        f"{mean(rank.spearman)}, permutation p {_p(rank.p) or 'not defined'}; with position, length, answer mention and "
-        f"headroom taken out {mean(rank.partial)}."
+        f"{mean(rank.spearman)}, permutation p {_p(rank.p) or 'not defined'}; with position, length, answer mention, "
+        f"headroom and perplexity taken out {mean(rank.partial)}."
     )
     if not math.isnan(rank.ceiling):
         yield f"The reliabilities allow at most {number(rank.ceiling)}; {number(rank.corrected)} of it is reached."
@@ -151,16 +163,24 @@ def _contrasts(run: Transfer) -> list[tuple[str, ...]]:
 def _recovery(run: Transfer) -> str:
     if run.controls is None or not run.controls.recovery:
         return ""
-    shares = ", ".join(f"{clean(kind)} {share:.0%}" for kind, share in run.controls.recovery.items())
-    return f"After a number of an anchor was altered, the reader's continuations: {shares}."
+    altered, plain = (
+        ", ".join(f"{clean(kind)} {share:.0%}" for kind, share in shares.items())
+        for shares in (run.controls.recovery, run.controls.unaltered)
+    )
+    baseline = f"; after the same prefix unaltered: {plain}" if plain else ""
+    return f"After a number of an anchor was altered, the reader's continuations: {altered}{baseline}."
 
 
 def _pairs(found: dict[str, Any]) -> str:
     """The statistics of the closest prior study in two sentences."""
     low, high = found["percentile interval"]
+    second = found.get("second partner", {})
+    again = (
+        f" With the second nearest partner ({second['pairs']} pairs): {mean(second['trace means'])}." if second else ""
+    )
     return (
         f"{found['pairs']} pairs of an anchor and a partner within 4 sentences: mean difference "
         f"{number(found['mean d'], signed=True)}, over traces {mean(found['trace means'])}, permutation within sentence p "
         f"{_p(found['p within sentence']) or 'not defined'}. The anchors' mean percentile in the reader's dense profile: "
-        f"{number(found['percentile'])} {_interval(low, high)}, p {_p(found['percentile p']) or 'not defined'}."
+        f"{number(found['percentile'])} {_interval(low, high)}, p {_p(found['percentile p']) or 'not defined'}.{again}"
     )
