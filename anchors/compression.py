@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from anchors import interventions
 from anchors.compressors import COMPRESSORS, Compressor, Context, compressor
 from anchors.compressors.base import (
+    ALIASES,
     REMEDIES,
     Unit,
     count,
@@ -40,8 +41,8 @@ from anchors.trace import Trace
 if TYPE_CHECKING:
     from anchors.models.lens import LensModel
 
-__all__ = ["COMPRESSORS", "Best", "Compressed", "Compressor", "Context", "best_subset", "compress_curve", "compress_trace",
-           "compressor", "select"]  # fmt: skip
+__all__ = ["ALIASES", "COMPRESSORS", "Best", "Compressed", "Compressor", "Context", "best_subset", "compress_curve",
+           "compress_trace", "compressor", "select"]  # fmt: skip
 
 Leak = Literal["keep", "strip"]
 LARGEST: Final = 10
@@ -131,6 +132,7 @@ def compress_curve(
         ValueError, CapabilityError: as `compress_trace`.
     """
     chosen = _known(method)
+    marker = chosen.marker if marker is None else marker
     _check_options(chosen, budgets, leak, marker)
     answer = answer or trace.answer or trace.target or ""
     cut, origin = _without_leak(trace, answer, leak)
@@ -299,9 +301,10 @@ def _counted(reader: Any) -> str:
 
 
 def _known(method: str) -> Compressor:
-    if method not in COMPRESSORS:
+    name = ALIASES.get(method, method)
+    if name not in COMPRESSORS:
         raise ValueError(f"compressor {method!r} is unknown; use one of {', '.join(sorted(COMPRESSORS))}")
-    return COMPRESSORS[method]
+    return COMPRESSORS[name]
 
 
 def _check_budget(budget: float) -> None:

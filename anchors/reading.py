@@ -120,9 +120,18 @@ def _carriers(texts: Sequence[str]) -> dict[str, str]:
     return carriers
 
 
-def shares(answers: Sequence[Sequence[str]], outcome: str) -> Float[np.ndarray, " edit"]:
-    """Share of the answers of each edit that are the outcome; no answer counts as not reaching it, NaN without any."""
-    return np.array([judge(row, outcome).mean() if len(row) else np.nan for row in answers], dtype=float)
+def shares(
+    answers: Sequence[Sequence[str]], outcome: str, *, answered_only: bool = False
+) -> Float[np.ndarray, " edit"]:
+    """Share of the answers of each edit that are the outcome; NaN without any.
+
+    No answer counts as not reaching the outcome; with `answered_only` it does not count.
+
+    >>> shares([["7", "3", NO_ANSWER, "7"]], "7").tolist(), shares([["7", NO_ANSWER]], "7", answered_only=True).tolist()
+    ([0.5], [1.0])
+    """
+    rows = [[a for a in row if a != NO_ANSWER] if answered_only else row for row in answers]
+    return np.array([judge(row, outcome).mean() if len(row) else np.nan for row in rows], dtype=float)
 
 
 def _score(reader: WhiteBox, text: str, start: int, blocked: tuple[tuple[int, int], ...]) -> Scored:

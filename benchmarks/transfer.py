@@ -4,7 +4,8 @@
    by models whose answers do not use the trace. The world's exact truth says what each pair must give.
 2. `null`: random scores in the writer's place, many times over; how often "transfers" would be said.
 3. `coverage`: d simulated with a known effect; how often the interval holds it. `power`: the table of our own design.
-4. `curves`: every compressor on every budget, raw and with the answer stripped. `shift`: d along each axis.
+4. `curves`: every compressor on every budget, raw and with the answer stripped, short traces with their true ceiling.
+   `shift`: d along each axis, and the figure of all axes.
 5. `speed`: one trace with every operation, and batched readings against one forward each, equality checked.
 
 Rollouts are kept under --out and continued, as are the readings.
@@ -17,6 +18,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,24 +28,23 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np
 
-from anchors import Rollouts, Scores, Trace, counterfactual_importance, load_model, resample_traces, write_traces
+from anchors import Rollouts, Scores, counterfactual_importance, load_model, resample_traces
+from anchors.experiments.transfer_runs import RELAXED, model_runs, world_runs
 from anchors.interventions import Edit, block, delete
-from anchors.lab import world_trace
-from anchors.lab.oracle import WorldModel, same_event
+from anchors.lab.oracle import same_event
 from anchors.lab.truth import exact_resampling_importance, read_trace
-from anchors.lab.worlds import load_world
+from anchors.lab.worlds import load_world, perturbed
+from anchors.lab.worlds.alchemy import SHIFTS
 from anchors.models import lab_models
 from anchors.models.attention_pass import TracePass
 from anchors.models.tokens import answer_tokens, token_spans
 from anchors.reading import forced_logprobs
+from anchors.rollouts import Store
 from anchors.stats import simulate_power, t_interval, wilson_interval
-from anchors.transfer import Calipers, Transfer, shift_trend, transfer_anchors, transfer_matrix
+from anchors.transfer import Shift, Transfer, shift_trend, transfer_anchors, transfer_matrix
 from anchors.transfer.inputs import half, select_anchors
 from anchors.transfer.matching import covariates, match_sets
 from anchors.transfer.retention import estimated_effects, mean_over_traces, sides
-
-RELAXED = Calipers(category=False, numbers=False)
-"""Plans, slips and repairs have a category of their own: with equal category asked for, most anchors have no control."""
 
 WRITERS = {"expression": "reasoner", "alchemy": "alchemist"}
 READERS = ("reasoner-b", "reasoner-char", "drafter", "swapped", "answer-only")
@@ -64,6 +65,14 @@ def main() -> None:
     parser.add_argument("--continuations", type=int, default=50, help="the reader's, a boundary")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/transfer"))
+    parser.add_argument(
+        "--restricted",
+        nargs=2,
+        default=["mini-restricted", "mini-restricted-three"],
+        metavar="MODEL",
+        help="readers of the task axis: trained on one task, and on the three of CMP",
+    )
+    parser.add_argument("--figures", type=Path, default=Path("docs"), help="where shift and matrix leave their figures")
     options = parser.parse_args()
     for part in options.parts:
         started = time.perf_counter()
@@ -75,22 +84,9 @@ def main() -> None:
 def writer_runs(world: str, options: argparse.Namespace, *, writer: str | None = None, **knobs: Any) -> list[Rollouts]:
     """Rollouts of the world's writer on fresh problems, kept in the run directory; only traces with an answer."""
     name = writer or WRITERS[world]
-    program = load_world(world, **knobs)
-    model = load_model(f"lab/{name}")
     folder = options.out / "-".join([world, name, *(f"{k}={v}" for k, v in sorted(knobs.items()))])
-    traces = fresh_traces(program, model, options.traces, options.seed)
-    return resample_traces(traces, model, n=options.n, seed=options.seed, out=folder)
-
-
-def fresh_traces(world: Any, model: Any, wanted: int, seed: int) -> list[Trace]:
-    """Traces the model writes on fresh problems of a world, different prompts, at least 6 sentences, with an answer."""
-    rng = random.Random(f"transfer {seed}")
-    problems = {
-        world.prompt(problem): world.gold(problem) for problem in (world.problem(rng) for _ in range(3 * wanted))
-    }
-    prompts = list(problems)[: 2 * wanted]
-    written = write_traces(prompts, model, targets=[problems[p] for p in prompts], seed=seed)
-    return [trace for trace in written if trace.answer and len(trace) >= 6][:wanted]
+    sizes: dict[str, Any] = {"traces": options.traces, "n": options.n, "seed": options.seed, "out": folder}
+    return model_runs(load_world(world, **knobs), load_model(f"lab/{name}"), progress=True, **sizes)
 
 
 # -- planted pairs ----------------------------------------------------------------------------------------------------
@@ -172,16 +168,39 @@ def interval(mean: Any) -> str:
     return f"{mean.value:+.3f} [{mean.low:+.3f}, {mean.high:+.3f}]"
 
 
+MATRIX, SHARED, SHIFTED, CONTINUATIONS = 12, 28, 16, 24
+"""Traces of the matrix, of the reader axes and of the problem axes, and the reader's continuations in all three: traces
+differ more than continuations do, so many traces with few continuations say most for their price."""
+
+
+def fewer(options: argparse.Namespace, traces: int, **more: Any) -> argparse.Namespace:
+    """The same options with at most so many traces, and at most `CONTINUATIONS` a boundary."""
+    sizes = {"traces": min(options.traces, traces), "continuations": min(options.continuations, CONTINUATIONS)}
+    return argparse.Namespace(**vars(options) | sizes | more)
+
+
 def matrix(options: argparse.Namespace) -> None:
-    """All pairs of models that write and read the expression world, both directions."""
+    """All pairs of models that write and read the expression world, both directions, on a part of the traces."""
     names = [n for n in ("reasoner", "reasoner-b", "reasoner-char") if n in lab_models()]
-    runs = {n: writer_runs("expression", options, writer=n) for n in names}
+    few = fewer(options, MATRIX, out=options.out / "matrix")
+    runs = {n: writer_runs("expression", few, writer=n) for n in names}
     readers = {n: load_model(f"lab/{n}") for n in [*names, "swapped", "answer-only"] if n in lab_models()}
-    settings: dict[str, Any] = {"calipers": RELAXED, "n": options.continuations, "outcome": "handover"}
-    settings |= {"similarity": same_event(load_world("expression")), "out": options.out / "readings" / "matrix"}
+    settings: dict[str, Any] = {"calipers": RELAXED, "n": few.continuations, "outcome": "handover"}
+    settings |= {"similarity": same_event(load_world("expression")), "out": few.out / "readings"}
     found = transfer_matrix(runs, readers, **settings)
     print(found)
     print("d one way less d the other: " + ", ".join(f"{a} / {b} {gap:+.3f}" for (a, b), gap in found.gaps.items()))
+    save(found.plot(), options, "transfer_matrix")
+
+
+def save(ax: Any, options: argparse.Namespace, name: str) -> None:
+    """One figure of the page, without a date, so that the same numbers give the same file."""
+    import matplotlib
+
+    options.figures.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        ax.figure.savefig(options.figures / f"{name}.svg", metadata={"Date": None})
+    print(f"figure: {options.figures / name}.svg", flush=True)
 
 
 # -- nulls, coverage, power -------------------------------------------------------------------------------------------
@@ -324,50 +343,108 @@ def print_curves(found: Transfer) -> None:
 
 
 def shift(options: argparse.Namespace) -> None:
-    """d along the axes of the reader (the same traces at every level), and of the problem (the world itself writes)."""
-    runs = writer_runs("expression", options)
-    writer = load_model("lab/reasoner")
-    for axis, names in READER_AXES.items():
-        built = [name for name in names if name in lab_models()]
-        levels = {name: read(runs, name, "handover", options, writer=writer, itself=True) for name in built}
-        print_shift(shift_trend(axis, levels))
-    for reader in ("reasoner-b", "drafter"):
-        for axis, steps in PROBLEM_AXES.items():
-            levels = {
-                level: read(world_runs(options, **knobs), reader, "handover", options) for level, knobs in steps.items()
-            }
-            print_shift(shift_trend(f"{axis}; reader {reader}", levels))
+    """d along every axis of the reader (the same traces at every level) and of the problem (the world itself writes)."""
+    shifts = []
+    few = fewer(options, SHARED, out=options.out / "shift")
+    for find in (reader_axes, problem_axes, noise_axis, format_axis, task_axis):
+        for found in find(few):
+            print_shift(found)
+            shifts.append(found)
+    from anchors.plotting import shift_plot
+
+    save(shift_plot(shifts), options, "transfer_shift")
 
 
 READER_AXES = {
-    "reader: seed and shape, then tokenizer": ("reasoner", "reasoner-b", "reasoner-char"),
-    "reader: training regime": ("reasoner", "drafter", "swapped", "answer-only"),
+    "reader: seed": ("reasoner", "reasoner-b"),
+    "reader: size": ("reasoner", "mini-small"),
+    "reader: tokenizer": ("reasoner", "reasoner-char"),
+    "reader: regime": ("reasoner", "drafter", "swapped", "answer-only"),
 }
 PROBLEM_AXES: dict[str, dict[str, dict[str, Any]]] = {
-    "problem: length (trained on 3 to 5)": {str(k): {"length": (k, k)} for k in (4, 5, 6, 7)},
-    "problem: operators (trained on + - *)": {
+    "problem: length": {f"{k} digits": {"length": (k, k)} for k in (4, 5, 6, 7)},
+    "problem: operators": {
         "trained": {},
         "one new": {"tasks": ("+", "*", "max")},
         "two new": {"tasks": ("*", "max", "min")},
     },
-    "problem: noise in the question": {str(rate): {"noise": rate} for rate in (0.0, 0.1, 0.3)},
-    "trace: format": {"verbose": {}, "draft": {"format": "draft"}},
 }
+NOISE = (0.0, 0.1, 0.2, 0.3)
 
 
-SHIFTED = 16
+def built(names: Sequence[str]) -> list[str]:
+    """The models that ship; the others are named as left out."""
+    missing = [name for name in names if name not in lab_models()]
+    if missing:
+        print(f"left out, not built (make zoo): {', '.join(missing)}")
+    return [name for name in names if name in lab_models()]
 
 
-def world_runs(options: argparse.Namespace, **knobs: Any) -> list[Rollouts]:
+def reader_axes(options: argparse.Namespace) -> Iterator[Shift]:
+    """The traces of `lab/reasoner`, read by itself and by readers farther and farther from it."""
+    runs = writer_runs("expression", options)
+    read_by = cache(lambda name: read(runs, name, "handover", options, writer=load_model("lab/reasoner"), itself=True))
+    for axis, names in READER_AXES.items():
+        levels = {name: read_by(name) for name in built(names)}
+        if len(levels) > 1:
+            yield shift_trend(axis, levels)
+
+
+def problem_axes(options: argparse.Namespace) -> Iterator[Shift]:
+    """Problems the world writes farther and farther from what `lab/reasoner-b` was trained on (3 to 5 digits, + - *)."""
+    for axis, knobs in PROBLEM_AXES.items():
+        levels = {level: read(written(options, **k), "reasoner-b", "handover", options) for level, k in knobs.items()}
+        yield shift_trend(axis, levels)
+
+
+def format_axis(options: argparse.Namespace) -> Iterator[Shift]:
+    """Traces in the reader's own wording, then in the other one, for a reader of either."""
+    for reader, own, other in (("reasoner-b", "verbose", "draft"), ("drafter", "draft", "verbose")):
+        levels = {f: read(written(options, format=f), reader, "handover", options) for f in (own, other)}
+        yield shift_trend(f"format: {reader}", levels)
+
+
+def noise_axis(options: argparse.Namespace) -> Iterator[Shift]:
+    """Words of the question spoiled for the reader alone: no writer's program can parse what a noisy question asks."""
+    runs = written(options)
+    levels = {
+        f"{rate:.0%} of words": read([noised(run, rate) for run in runs], "reasoner-b", "handover", options)
+        for rate in NOISE
+    }
+    yield shift_trend("problem: noise", levels)
+
+
+def task_axis(options: argparse.Namespace) -> Iterator[Shift]:
+    """DataAlchemy's task axis (2508.01191): readers trained on a restricted set of operations, at each level its own test."""
+    readers = {level: options.restricted[level == "CMP"] for level in SHIFTS}
+    if len(built(sorted(set(readers.values())))) == len(set(readers.values())):
+        levels = {
+            level: read(written(options, "alchemy", tasks=SHIFTS[level][1]), name, "handover", options, world="alchemy")
+            for level, name in readers.items()
+        }
+        yield shift_trend("problem: task", levels)
+
+
+def written(options: argparse.Namespace, world: str = "expression", **knobs: Any) -> list[Rollouts]:
     """Rollouts of the world's own program on traces it wrote under these knobs: an exact writer at any shift."""
-    world = load_world("expression", **knobs)
-    traces = [world_trace(world, seed=1000 + i) for i in range(3 * options.traces)]
-    chosen = list({t.prompt: t for t in traces if t.answer and len(t) >= 5}.values())[: min(options.traces, SHIFTED)]
-    folder = options.out / "-".join(["world", *(f"{k}={v}" for k, v in sorted(knobs.items()))]).replace("'", "")
-    return resample_traces(chosen, WorldModel(world), n=options.n, seed=options.seed, out=folder)
+    sizes: dict[str, Any] = {"traces": min(options.traces, SHIFTED), "n": options.n, "seed": options.seed}
+    return world_runs(load_world(world, **knobs), out=None, **sizes)
 
 
-def print_shift(found: Any) -> None:
+def noised(run: Rollouts, rate: float) -> Rollouts:
+    """The same rollouts of the same trace, its question spoiled: the writer saw it clean, the reader does not."""
+    question, opening, _ = run.trace.prompt.partition(".\n<think>")
+    words = perturbed(question.split(), rate, random.Random(f"noise {run.trace.id}"))
+    trace = replace(run.trace, prompt=" ".join(words) + run.trace.prompt[len(question) :], id=run.trace.id)
+    assert opening, run.trace.prompt
+    store = Store(None, run.store.settings)
+    store.claim([trace])
+    found = Rollouts(store, trace)
+    found.add(row for k in range(len(trace) + 1) for row in run.at(k))
+    return found
+
+
+def print_shift(found: Shift) -> None:
     print(f"{found.axis}")
     for level, mean in zip(found.levels, found.values, strict=True):
         print(f"  {level:16s} d {interval(mean)} ({mean.n} traces)")

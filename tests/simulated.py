@@ -11,7 +11,7 @@ import numpy as np
 from anchors.transfer import Calipers, Transfer
 from anchors.transfer.assemble import assemble
 from anchors.transfer.inputs import Inputs, Written
-from anchors.transfer.trace_reading import Plan, Record
+from anchors.transfer.record import Plan, Record
 from tests.made_up import BlackBox, build_trace, written
 
 WORDS = (4, 4, 4, 4, 4)
@@ -37,7 +37,7 @@ def record(number: int, d: float, *, writer: float | None = 1.0, **changed: Any)
         "singles": [0.1, 0.5, 0.2, 0.4, 0.3], "random": [float((-1) ** number)] * 20,
         "profile": [0.1, 0.5, 0.2, 0.4, 0.3], "halves": None, "compared": "a profile", "cells": None,
         "answer_tokens": 1, "answered": [np.nan, np.nan], "scored": [1.0, 1.0],
-        "covariates": [length, position, ["x"] * 5, [False] * 5, plain],
+        "covariates": [length, position, ["x"] * 5, [False] * 5, plain], "planted": [1.0 + number / 100, 0.1],
     }  # fmt: skip
     return Record(**(base | changed))
 

@@ -468,3 +468,17 @@ def test_a_compressor_is_one_function(short):
         assert 1 in compress_trace(short, method="reversed_length", budget=0.3).kept
     finally:
         del COMPRESSORS["reversed_length"]
+
+
+def test_position_is_another_name_for_last(short):
+    assert "position" not in COMPRESSORS
+    named, last = (compress_trace(short, method=name, budget=0.5) for name in ("position", "last"))
+    assert named.trace == last.trace and named.method == "position"
+
+
+def test_step_entropy_leaves_its_marker(problem_trace, reader):
+    marked = compress_trace(problem_trace, method="step_entropy_marker", budget=0.4, reader=reader)
+    by_hand = compress_trace(problem_trace, method="step_entropy", budget=0.4, reader=reader, marker="[SKIP]")
+    assert marked.trace.reasoning == by_hand.trace.reasoning and "[SKIP]" in marked.trace.reasoning
+    other = compress_trace(problem_trace, method="step_entropy_marker", budget=0.4, reader=reader, marker="...")
+    assert "..." in other.trace.reasoning and "[SKIP]" not in other.trace.reasoning

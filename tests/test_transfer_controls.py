@@ -109,6 +109,9 @@ def test_traces_without_a_corruption_do_not_enter_its_contrast():
 def test_recovery_is_a_share_of_the_continuations_that_answer():
     found = compare_controls([{"full": 1.0, "none": 0.0}], ["copied", "silent", "copied", "explicit"])
     assert found.recovery == {"copied": 0.5, "explicit": 0.25, "silent": 0.25}
+    assert found.unaltered == {}
+    both = compare_controls([{"full": 1.0, "none": 0.0}], ["copied"], unaltered=["silent", "silent"])
+    assert both.unaltered == {"copied": 0.0, "explicit": 0.0, "silent": 1.0}
     assert compare_controls([{"full": 1.0, "none": 0.0}], []).recovery == {}
 
 
@@ -136,6 +139,9 @@ def test_what_a_continuation_makes_of_an_altered_number(trace):
     assert before == trace.before(3), "the first anchor that has a number is altered, and nothing before it"
     assert re.fullmatch(r"We now have \d \+ \d = \d\.", altered) and altered != TEXTS[3]
     assert recovery_classes(trace, reader, anchors=[5], answer="7", n=5, seed=0) == []
+    reader.jobs.clear()
+    assert recovery_classes(trace, reader, anchors=[5, 3, 9], answer="7", n=5, seed=0, altered=False) == found
+    assert {job.prefix for job in reader.jobs} == {trace.through(3)}, "the baseline goes on from the sentence as it was"
 
 
 def test_a_run_reads_the_corruptions_of_its_own_anchors():
@@ -153,6 +159,9 @@ def test_a_run_reads_the_corruptions_of_its_own_anchors():
     assert {name: found[name] for name in expected} == pytest.approx(expected)
     assert found["content"] == pytest.approx(0.0), "the swapped traces hold the same sentence"
     assert run.controls.recovery == {"copied": 0.5, "explicit": 0.0, "silent": 0.5}
+    assert run.controls.unaltered == {"copied": 0.25, "explicit": 0.0, "silent": 0.75}, (
+        "the sentence as it was adds 1/4"
+    )
     assert run.controls.outcomes["full"].value == pytest.approx(-8.0)
 
 

@@ -187,7 +187,7 @@ def test_a_run_has_all_arms_and_the_transfer_gap():
         budgets=(0.07, 0.5, 1.0), similarity=SAME_TEXT,
     )  # fmt: skip
     found = {(c.arm, c.compressor): c for c in run.curve}
-    assert set(found) == {(arm, name) for arm in ARMS for name in ("anchors", "reader_anchors", "random")}
+    assert set(found) == {(arm, name) for arm in ARMS[:3] for name in ("anchors", "reader_anchors", "random")}
     gap = found["raw", "reader_anchors"].gain
     assert gap < 0, "the reader's own scores would have kept its heaviest sentence first"
     full = found["raw", "anchors"].points[-1].outcome.value
@@ -198,18 +198,60 @@ def test_a_run_has_all_arms_and_the_transfer_gap():
     assert handed.curve[0].points[-1].outcome.value == pytest.approx(full), "whole traces are forced where they can be"
 
 
-def test_every_compressor_runs_on_a_real_reader(problem_trace):
-    from anchors.models import load_model
-    from anchors.transfer import EVERY
+def test_all_means_a_users_own_compressor_too():
+    from anchors.compression import COMPRESSORS, compressor
 
+    @compressor("mine", unit="sentence")
+    def mine(ctx):
+        return np.arange(len(ctx.trace), dtype=float)
+
+    try:
+        scores, weights, _ = planted_run([{10: (2.0, 1.0)}] * 2)
+        run = transfer_anchors(
+            scores, reader=Reader(weights=weights), compressors="all", budgets=(0.5, 1.0), n=2, similarity=SAME_TEXT
+        )
+        assert "mine" in {c.compressor for c in run.curve}
+    finally:
+        del COMPRESSORS["mine"]
+
+
+def test_short_traces_have_the_best_of_all_subsets_as_their_ceiling():
+    """Three sentences carry the answer, two of them only together: no ranking of single sentences finds the pair."""
+    traces = [build_trace(i, [4] * 6) for i in range(3)]
+    scores, weights, together = [], {}, {}
+    for trace in traces:
+        texts = [s.text for s in trace.sentences]
+        weights |= {texts[1]: 1.0}
+        together[texts[3], texts[5]] = 4.0
+        scores.append(written(trace, [0.0, 2.0, 0.0, 0.1, 0.0, 0.1], [1]))
+    scores.append(written(build_trace(9), np.ones(SIZE), [5]))
+    run = transfer_anchors(
+        scores, reader=Reader(weights=weights, together=together), compressors=["anchors", "first", "best_subset"],
+        budgets=(0.17, 0.34, 1.0), n=2, similarity=SAME_TEXT,
+    )  # fmt: skip
+    short = {c.compressor: c for c in run.curve if c.arm == "short"}
+    assert set(short) == {"anchors", "first", "best_subset"}
+    best = [p.outcome.value for p in short["best_subset"].points]
+    assert best == pytest.approx([-8.0, -5.0, -4.0]) and short["best_subset"].points[0].outcome.n == 3
+    assert [p.outcome.value for p in short["anchors"].points] == pytest.approx([-8.0, -8.0, -4.0])
+    assert short["best_subset"].area > short["anchors"].area
+    raw = {c.compressor: c for c in run.curve if c.arm == "raw"}
+    assert "best_subset" not in raw and raw["anchors"].points[0].outcome.n == 4, "the long trace has no best subset"
+
+
+def test_every_compressor_runs_on_a_real_reader(problem_trace):
+    from anchors.compression import COMPRESSORS
+    from anchors.models import load_model
+
+    every = list(COMPRESSORS)
     values = np.linspace(1.0, 0.1, len(problem_trace))
     scores = written(problem_trace, values)
     model = load_model("lab/reasoner-b", check=False)
     found = trace_curves(
-        problem_trace, Ask(model, "forced", problem_trace.answer, 2, 0), compressors=EVERY, budgets=(0.3, 1.0),
+        problem_trace, Ask(model, "forced", problem_trace.answer, 2, 0), compressors=every, budgets=(0.3, 1.0),
         scores=scores, reader_scores=scores, seed=0,
     )  # fmt: skip
-    for c, name in enumerate(EVERY):
+    for c, name in enumerate(every):
         assert not np.isnan(found["raw"].outcome[c]).any() and not np.isnan(found["stripped"].outcome[c]).any(), name
-    whole = found["raw"].outcome[[n not in ("equations", "answer_line") for n in EVERY], -1]
+    whole = found["raw"].outcome[[n not in ("equations", "answer_line") for n in every], -1]
     np.testing.assert_allclose(whole, found["raw"].end, atol=1e-3)

@@ -8,8 +8,9 @@ from scipy.stats import binom
 
 from anchors.stats import minimum_detectable_effect, relative_tost
 from anchors.transfer.gate import allowed_alarms, open_gate
+from anchors.transfer.record import Models, Plan
 from anchors.transfer.retention import mean_over_traces
-from anchors.transfer.trace_reading import Models, Plan, read_trace
+from anchors.transfer.trace_reading import read_trace
 from tests.made_up import Reader, build_trace, written
 from tests.scripted import SAME_TEXT
 from tests.simulated import PLAN, of, one, record, run, spread
@@ -22,7 +23,7 @@ EMPTY = mean_over_traces([])
 CALM = np.array([[1.0, -1.0], [-1.0, 1.0]] * 3)
 ALARMED = np.ones((6, 20))
 
-NAMES = ("reader alone", "scaffold", "self-effect", "negative control")
+NAMES = ("reader alone", "scaffold", "self-effect", "negative control", "positive control")
 FAILURES = {
     "hardly ever": ("reader alone", {"alone": mean_over_traces([0.1, 0.15, 0.19])}, False),
     "nearly always": ("reader alone", {"alone": mean_over_traces([0.9, 0.9])}, False),
@@ -38,7 +39,14 @@ FAILURES = {
 
 
 def gate(**changed):
-    parts = {"alone": HALF, "scaffold": GAIN, "self_effect": GAIN, "random": CALM, "unit": "nats a token"}
+    parts = {
+        "alone": HALF,
+        "scaffold": GAIN,
+        "self_effect": GAIN,
+        "random": CALM,
+        "planted": GAIN,
+        "unit": "nats a token",
+    }
     return open_gate(**(parts | changed))
 
 
@@ -55,6 +63,30 @@ def test_each_condition_fails_alone_with_its_reason(reason, case):
     failed = [c for c in found.conditions if not c.passed]
     assert [c.name for c in failed] == [name] and failed[0].passed is passed
     assert not found.passed and reason in found.reason
+
+
+BLIND = mean_over_traces([0.3, -0.4, 0.2, -0.1])
+
+
+@pytest.mark.parametrize(("planted", "passed"), [(GAIN, True), (BLIND, False), (EMPTY, None)])
+def test_the_positive_control_is_reported_and_shuts_no_gate(planted, passed):
+    found = gate(planted=planted)
+    assert found.conditions[-1].passed is passed and found.passed and found.reason == ""
+    assert found.sensitive is bool(passed)
+
+
+def test_without_a_positive_control_nothing_is_said_to_be_absent():
+    """An effect that is seen needs no proof that one could be seen; one that is not seen does."""
+    absent = [0.02, -0.03, 0.01, -0.02, 0.0, 0.03]
+    assert run(absent).verdict == "does not transfer"
+    blind = run(absent, planted=[0.1, 0.1])
+    assert blind.verdict == "inconclusive" and "not even a planted sentence" in blind.reason and blind.gate.passed
+    unknown = run(absent, planted=None)
+    assert unknown.verdict == "inconclusive" and "planted in 0 traces" in unknown.reason
+    assert run([0.5, 0.6, 0.4, 0.5], planted=None).verdict == "transfers"
+    assert run([-0.5, -0.6, -0.4, -0.5], planted=None).verdict == "does not transfer", (
+        "an effect the other way was seen"
+    )
 
 
 @pytest.mark.parametrize(("alone", "passed"), [(0.15, True), (0.149, False), (0.85, True), (0.851, False)])

@@ -10,11 +10,12 @@ import pytest
 from anchors.interventions import Edit, delete
 from anchors.models.base import Completion
 from anchors.transfer import Calipers, transfer_anchors
-from anchors.transfer.inputs import Written, gather
+from anchors.transfer.inputs import Written, gather, select_anchors
 from anchors.transfer.matching import Match
 from anchors.transfer.measure import Ask, Operations, reader_texts, set_effects, writer_texts
+from anchors.transfer.record import Models
 from anchors.transfer.retention import estimated_effects, sides
-from anchors.transfer.trace_reading import Models, read_trace
+from anchors.transfer.trace_reading import read_trace
 from tests.made_up import (
     NO,
     SIZE,
@@ -325,3 +326,71 @@ def test_rollouts_given_for_the_reader_must_be_its_own_and_of_another_seed():
     same_seed = resample(trace, reader, n=4, seed=0, progress=False)
     with pytest.raises(ValueError, match="have seed 0, as the writer's"):
         transfer_anchors(run, reader=reader, outcome="handover", reader_runs=[same_seed])
+
+
+class Mute(BlackBox):
+    """Half of its continuations never answer; the others answer 7 by the chances of the sentences seen."""
+
+    def writes(self, job):
+        return "I do not know." if job.sample % 2 else super().writes(job)
+
+
+@pytest.mark.parametrize("outcome", ["free", "handover"])
+def test_both_denominators_are_reported(outcome):
+    """No answer counts as not reaching the outcome in the primary effect, and not at all beside it."""
+    traces = [build_trace(i) for i in range(3)]
+    scores = [written(t, planted(t, {5: (2.0, 0.0)})[0], [5]) for t in traces]
+    reader = Mute({t.sentences[5].text: 0.25 for t in traces}, alone=0.25)
+    run = transfer_anchors(scores, reader=reader, outcome=outcome, n=16, similarity=SAME_TEXT)
+    found = run.retention[0]
+    assert found.reader.value == pytest.approx(0.125), "eight of sixteen answer, two more of them right"
+    assert found.given_answer is not None and found.given_answer.value == pytest.approx(0.25)
+    assert "over the continuations that answer: d = +0.250" in str(run)
+    forced = transfer_anchors(scores, reader=Reader(), similarity=SAME_TEXT, n=2).retention[0]
+    assert forced.given_answer is None
+
+
+def test_where_nothing_answers_there_is_no_share_of_answers(trace):
+    class Silent(BlackBox):
+        def writes(self, job):
+            return "I do not know."
+
+    ask_all = ask(Silent(), "free")
+    edits = [Edit(trace)]
+    assert ask_all.values(edits) == [0.0]
+    assert np.isnan(replace(ask_all, answered_only=True).values(edits)[0])
+
+
+def test_neighbours_can_be_kept_apart():
+    trace = build_trace()
+    values, _ = planted(trace, {5: (3.0, 0), 6: (2.0, 0), 7: (1.9, 0), 9: (1.0, 0), 3: (-0.5, 0)})
+    scores = written(trace, values, [3, 5, 6, 7, 9])
+    assert select_anchors(scores, k=3, fdr=0.05) == [5, 6, 7]
+    assert select_anchors(scores, k=3, fdr=0.05, min_gap=2) == [5, 7, 9]
+    assert select_anchors(scores, k=3, fdr=0.05, min_gap=3) == [5, 9]
+    run = transfer_anchors(scores, reader=Reader(), min_gap=3, similarity=SAME_TEXT, n=2)
+    assert run.details["min gap"] == 3 and run.anchors + run.unmatched == 2
+    with pytest.raises(ValueError, match="min_gap 0; each must be at least 1"):
+        transfer_anchors(scores, reader=Reader(), min_gap=0)
+
+
+class Short(Reader):
+    """A reader whose context is known, in words."""
+
+    context = 60
+
+
+def test_only_what_a_text_is_to_blame_for_leaves_a_trace_out(trace):
+    long = build_trace(1, [8] * SIZE)
+    scores = [written(t, planted(t, {5: (2.0, 1.0)})[0], [5]) for t in (trace, long)]
+    run = transfer_anchors(scores, reader=Short(limit=90), similarity=SAME_TEXT, n=2)
+    assert run.traces == 1 and "t1: the text has more than 90 tokens" in run.excluded[0]
+
+    class Broken(Short):
+        context = 1000
+
+        def _score(self, text, start, block):
+            raise ValueError("returned NaN")
+
+    with pytest.raises(ValueError, match="returned NaN"):
+        transfer_anchors(scores, reader=Broken(), similarity=SAME_TEXT, n=2)

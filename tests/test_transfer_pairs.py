@@ -63,6 +63,17 @@ def test_a_small_example_by_hand():
     assert found["percentile interval"][0] < found["percentile"] < found["percentile interval"][1]
 
 
+def test_the_second_partner_is_the_next_nearest():
+    """The nearest partner moves with the anchor, the next one does not: d rests on the choice, and both are shown."""
+    row = [cell(0.5, 0.5), cell(0.9, 0.4), cell(0.8, 0.3), PLAIN]
+    assert partner_of(1, [1], np.zeros(4), rank=1) == 2 and partner_of(0, [0], np.zeros(1), rank=1) is None
+    found = pair_statistics([([1], [1.0], row)] * 3)
+    assert found["mean d"] == pytest.approx(0.5) and found["second partner"]["mean d"] == pytest.approx(0.0)
+    assert found["second partner"]["pairs"] == 3 and np.isfinite(found["second partner"]["p within sentence"])
+    lonely = pair_statistics([([0], [1.0], row[:2])] * 2)
+    assert lonely["pairs"] == 2 and lonely["second partner"]["pairs"] == 0
+
+
 def test_an_effect_is_seen_and_chance_is_not():
     big = [([3], [1.0], [PLAIN] * 3 + [cell(0.9, 0.1)] + [PLAIN] * 3)] * 4
     found = pair_statistics(big)

@@ -14,13 +14,14 @@ from tests.made_up import SIZE, BlackBox, Reader, build_trace, halves, written
 from tests.scripted import SAME_TEXT
 
 
-def columns(n, *, length=None, mention=None):
+def columns(n, *, length=None, mention=None, surprise=None):
     return Covariates(
         np.full(n, 4.0) if length is None else np.array(length, dtype=float),
         np.arange(n, dtype=float),
         ("x",) * n,
         np.zeros(n, dtype=bool) if mention is None else np.array(mention, dtype=bool),
         np.zeros(n),
+        None if surprise is None else np.array(surprise, dtype=float),
     )
 
 
@@ -101,7 +102,7 @@ def test_what_position_explains_is_taken_out():
     assert found.spearman.value > 0.7 and abs(found.partial.value) < 0.25
 
 
-@pytest.mark.parametrize("covariate", ["length", "mention", "headroom"])
+@pytest.mark.parametrize("covariate", ["length", "mention", "headroom", "surprise"])
 def test_every_covariate_is_taken_out(covariate):
     rng, rows = np.random.default_rng(3), []
     for _ in range(12):
@@ -199,3 +200,20 @@ def test_rollouts_of_both_sides_give_halves():
     found = run.rank
     assert found is not None and found.compared == "the reader's own resampling scores"
     assert found.reader_reliability == pytest.approx(1.0) and found.writer_reliability < 0.9
+
+
+def test_the_readers_perplexity_is_that_of_full_distributions(problem_trace):
+    from anchors.models import load_model
+    from anchors.transfer.matching import SURPRISE, Match, balance, covariates
+
+    model = load_model("lab/reasoner", check=False)
+    found = covariates(problem_trace, model, answer="5")
+    text = problem_trace.text[: problem_trace.boundaries[-1]]
+    tokens, logp = model.encode(text), model.logprobs(text)
+    nats = np.array([np.nan] + [-float(logp[t - 1, i]) for t, i in enumerate(tokens.ids) if t])
+    a, b = problem_trace.spans[4]
+    inside = [t for t, (start, end) in enumerate(tokens.offsets) if start >= a and end <= b]
+    assert found.surprise is not None and found.surprise[4] == pytest.approx(nats[inside].mean(), rel=1e-4)
+    (*_, last) = balance([(found, Match((4,), ((5,), (6,)), ()))])
+    assert last.variable == SURPRISE
+    assert covariates(problem_trace, Reader(), answer="5").surprise is None

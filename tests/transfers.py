@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -143,3 +144,12 @@ def a_matrix() -> TransferMatrix:
 
 def a_shift(axis: str = "task", *, slope: float = -0.2, levels: int = 3) -> Shift:
     return shift_trend(axis, {f"{axis} level {i}": a_transfer(0.6 + slope * i) for i in range(levels)})
+
+
+def with_values(run: Transfer, d: Sequence[float], writer: Sequence[float] | None = None) -> Transfer:
+    """The same run with other d, one a trace, in reader and writer; only the values, no interval or test of them."""
+    empty = (float("nan"),) * 6
+    means = [None if x is None else Mean(*empty, np.array(x, dtype=float)) for x in (d, writer)]
+    primary = run.retention[0]._replace(reader=means[0], writer=means[1])
+    ids = [f"t{i}" for i in range(len(d))]
+    return replace(run, retention=(primary,), traces=len(d), details=run.details | {"trace ids": ids})

@@ -58,22 +58,28 @@ class Context:
 
 @dataclass(frozen=True)
 class Compressor:
-    """A registered compressor: its unit, what it needs, and the function that scores the units."""
+    """A registered compressor: its unit, what it needs, the function that scores the units, and the text it leaves in
+    place of what it removes (None: nothing)."""
 
     name: str
     unit: Unit
     needs: tuple[Need, ...]
     function: Callable[[Context], Float[np.ndarray, " unit"]]
+    marker: str | None = None
 
 
 COMPRESSORS: dict[str, Compressor] = {}
+ALIASES: Final = {"position": "last"}
+"""Other names of compressors."""
 
 
-def compressor(name: str, *, unit: Unit, needs: Need | tuple[Need, ...] = ()) -> Callable[..., Any]:
+def compressor(
+    name: str, *, unit: Unit, needs: Need | tuple[Need, ...] = (), marker: str | None = None
+) -> Callable[..., Any]:
     """Register a function that scores the units of a trace; it then exists for the curve, the CLI and the report."""
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        COMPRESSORS[name] = Compressor(name, unit, (needs,) if isinstance(needs, str) else needs, function)
+        COMPRESSORS[name] = Compressor(name, unit, (needs,) if isinstance(needs, str) else needs, function, marker)
         return function
 
     return register

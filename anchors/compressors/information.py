@@ -22,11 +22,12 @@ from anchors.models.tokens import token_spans
 Ranges = list[tuple[int, int]]
 
 
+@compressor("step_entropy_marker", unit="sentence", needs="reader", marker="[SKIP]")
 @compressor("step_entropy", unit="sentence", needs="reader")
 def step_entropy(ctx: Context) -> Float[np.ndarray, " sentence"]:
     """Sum over the sentence's tokens of the entropy of the distribution that predicted each, in nats (2508.03346).
 
-    The paper removes the lowest 80 % and leaves a marker: `compress_trace(..., budget=0.2, marker="[SKIP]")`.
+    The paper removes the lowest 80 % and leaves a marker: `compress_trace(..., method="step_entropy_marker", budget=0.2)`.
     """
     tokens, ranges = _read(ctx, ctx.trace.prompt, "sentence")
     return _sums(tokens.entropy, ranges)

@@ -2,7 +2,7 @@
 
 1. `random` is the null; `random_position` and `random_length` are random orders matched to the anchors' places and
    lengths, so that what anchors gain over them is neither place nor length.
-2. `first`, `last` (also named `position`: latest first), `stride`, `head_tail` and `length` look at nothing else.
+2. `first`, `last` (`position` is another name for it), `stride`, `head_tail` and `length` look at nothing else.
 3. `anchors` are the writer's scores, `reader_anchors` the reader's own: the ceiling of what scoring can do.
 """
 
@@ -78,7 +78,6 @@ def first(ctx: Context) -> Float[np.ndarray, " sentence"]:
     return ranked(range(len(ctx.trace)))
 
 
-@compressor("position", unit="sentence")
 @compressor("last", unit="sentence")
 def last(ctx: Context) -> Float[np.ndarray, " sentence"]:
     """Latest sentences first: nearest to the answer, the strongest ranking by place alone."""

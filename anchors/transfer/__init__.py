@@ -2,10 +2,11 @@
 
 1. Select the writer's anchors on one half of its rollouts; orient each by the sign of its score (`inputs`).
 2. Match control sets in the reader's tokens (`matching`), remove both from the reader's view by several operations, and
-   read its answer (`measure`). One record a trace, stored, so that a killed run goes on (`trace_reading`).
+   read its answer (`measure`). One record a trace, stored, so that a killed run goes on (`trace_reading`, `record`).
 3. d = sign x [effect(anchors) - mean effect(controls)], inference over traces (`retention`, T2, primary).
-4. Beside it: the gate (T0), rank agreement (`rank`, T1), compression curves (`curve`, T3), corruptions (`controls`, T4),
-   shift axes (`shift`, T5), and the statistics of the closest prior study (`pairs`).
+4. Beside it: the gate (T0) with a negative and a positive control (`planted`), rank agreement (`rank`, T1), compression
+   curves (`curve`, T3), corruptions (`controls`, T4), shift axes (`shift`, T5), and the statistics of the closest prior
+   study (`pairs`).
 5. One verdict. Without a passed gate there is none; "does not transfer" needs equivalence shown, not a missing effect.
 Source: the transfer specification of this project (sections T0 to T5), which restates the systems of the field.
 """
@@ -13,14 +14,14 @@ Source: the transfer specification of this project (sections T0 to T5), which re
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, KeysView, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from tqdm.auto import tqdm
 
 from anchors.answers import NO_ANSWER
-from anchors.compression import BUDGETS
+from anchors.compression import ALIASES, BUDGETS, COMPRESSORS
 from anchors.interventions import keep
 from anchors.models.base import CapabilityError
 from anchors.reading import can_force, free_answers
@@ -28,10 +29,12 @@ from anchors.rollouts import Rollouts
 from anchors.scores import Scores
 from anchors.similarity import Similarity, default_similarity
 from anchors.transfer.assemble import assemble
+from anchors.transfer.curve import BEST
 from anchors.transfer.inputs import Inputs, gather
 from anchors.transfer.matching import Balance, Calipers
 from anchors.transfer.matrix import TransferMatrix, transfer_matrix
 from anchors.transfer.measure import OPERATIONS, OUTCOMES, Outcome
+from anchors.transfer.record import LeftOut, Models, Plan
 from anchors.transfer.results import (
     Condition,
     Contrast,
@@ -45,7 +48,7 @@ from anchors.transfer.results import (
     Transfer,
 )
 from anchors.transfer.shift import Interaction, Shift, interaction, shift_trend
-from anchors.transfer.trace_reading import LeftOut, Models, Plan, read_trace
+from anchors.transfer.trace_reading import read_trace
 
 __all__ = [
     "Balance", "Calipers", "Condition", "Contrast", "Controls", "Curve", "CurvePoint", "Gate", "Interaction", "Mean",
@@ -55,12 +58,8 @@ __all__ = [
 
 Given = Scores | Rollouts
 STRICT = Calipers()
-EVERY = (
-    "anchors", "reader_anchors", "random", "random_position", "random_length", "first", "last", "stride", "head_tail",
-    "length", "bm25", "gzip", "centroid", "category", "answer_line", "draft", "equations", "step_entropy", "perplexity",
-    "contrastive_perplexity", "confidence", "attention_to_end", "leave_one_out", "tts", "spirit", "greedy",
-)  # fmt: skip
-"""Every compressor of `anchors.compression`, in the order they are printed."""
+EVERY: KeysView[str] = COMPRESSORS.keys()
+"""Every registered compressor, a user's own among them."""
 
 
 def transfer_anchors(
@@ -74,6 +73,7 @@ def transfer_anchors(
     operations: Sequence[str] | None = None,
     k: int = 3,
     fdr: float = 0.05,
+    min_gap: int = 1,
     controls: int = 5,
     calipers: Calipers = STRICT,
     n: int = 50,
@@ -102,7 +102,8 @@ def transfer_anchors(
     "reader" (what the reader most often answers on its own), or a text. `operations` among delete, block,
     replace_reader, replace_writer, paraphrase; the first is primary. By default delete and block, for a hand-over delete
     alone: its others cost `n` continuations a sentence each. Anchors are the up to `k` of largest |score| among those
-    named at `fdr`; `controls` sets are matched by `calipers`.
+    named at `fdr`, none nearer than `min_gap` sentences to a larger one (2: no neighbours); `controls` sets are matched by
+    `calipers`.
 
     `compressors` ("all", or names) and `corrupt` add the curves and the corruptions. `preset="pairs"` adds the
     statistics of the closest prior study. `reader_runs` are rollouts of the reader on the same traces. `out` stores one
@@ -120,10 +121,10 @@ def transfer_anchors(
     outcome = outcome or ("forced" if can_force(reader) else "free")
     operations = operations or (("delete",) if outcome == "handover" else ("delete", "block"))
     usable, refused = _operations(operations, outcome, reader, paraphrase)
-    names = tuple(EVERY) if compressors == "all" else tuple(compressors)
+    names = (*COMPRESSORS, BEST) if compressors == "all" else tuple(compressors)
     plan = Plan(
         outcome, usable, k, fdr, controls, calipers, n, seed, inputs.method, names, tuple(map(float, budgets)), corrupt,
-        preset == "pairs",
+        preset == "pairs", min_gap,
     )  # fmt: skip
     _check_plan(plan, preset)
     models = Models(reader, writer, similarity or default_similarity(), paraphrase)
@@ -202,15 +203,16 @@ def _operations(
 
 
 def _check_plan(plan: Plan, preset: str | None) -> None:
-    if min(plan.k, plan.controls, plan.n) < 1:
-        raise ValueError(f"k is {plan.k}, controls {plan.controls} and n {plan.n}; each must be at least 1")
+    if min(plan.k, plan.controls, plan.n, plan.min_gap) < 1:
+        raise ValueError(
+            f"k is {plan.k}, controls {plan.controls}, n {plan.n} and min_gap {plan.min_gap}; each must be at least 1"
+        )
     if preset not in (None, "pairs"):
         raise ValueError(f"preset is {preset!r}; use None or 'pairs'")
     if plan.compressors:
-        from anchors.compression import COMPRESSORS
-
-        unknown = [name for name in plan.compressors if name not in COMPRESSORS]
+        known = {*COMPRESSORS, *ALIASES, BEST}
+        unknown = [name for name in plan.compressors if name not in known]
         if unknown:
-            raise ValueError(f"compressor {unknown[0]!r} is unknown; use {', '.join(sorted(COMPRESSORS))}")
+            raise ValueError(f"compressor {unknown[0]!r} is unknown; use {', '.join(sorted(known))}")
         if [*sorted({b for b in plan.budgets if 0 < b <= 1} | {1.0})] != list(plan.budgets):
             raise ValueError(f"budgets are {plan.budgets}; give shares of the tokens in rising order that end at 1.0")

@@ -2,7 +2,8 @@
 
 1. Every statistic is a mean over traces with its interval; the verdict reads them in a fixed order.
 2. Gate failed: no verdict. Interval of d above 0: transfers. Equivalence shown, or an effect against the writer's sign: does
-   not transfer. Else inconclusive, with the effect that would have been found.
+   not transfer. Else inconclusive, with the effect that would have been found. Without a recovered positive control a
+   missing effect is inconclusive too.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from anchors.transfer.inputs import Inputs, Written
 from anchors.transfer.matching import balance
 from anchors.transfer.pairs import pair_statistics
 from anchors.transfer.rank import Profiles, rank_agreement
+from anchors.transfer.record import Plan, Record
 from anchors.transfer.results import Gate, Mean, Rank, Retention, Transfer, Verdict
 from anchors.transfer.retention import mean_over_traces
-from anchors.transfer.trace_reading import Plan, Record
 
 
 def assemble(
@@ -45,6 +46,7 @@ def assemble(
         scaffold=mean_over_traces([r.full - r.none for r in rows]),
         self_effect=_self_effect(rows, retention),
         random=np.array([r.random for r in rows], dtype=float) if rows else np.zeros((0, 0)),
+        planted=mean_over_traces([np.nan if r.planted is None else r.planted[0] - r.planted[1] for r in rows]),
         unit=unit,
     )
     rank = None
@@ -71,7 +73,11 @@ def assemble(
         )
         if plan.compressors and rows
         else (),
-        controls=compare_controls([r.controls for r in rows], [x for r in rows for x in r.recovery])
+        controls=compare_controls(
+            [r.controls for r in rows],
+            [x for r in rows for x in r.recovery],
+            unaltered=[x for r in rows for x in r.unaltered],
+        )
         if plan.corrupt
         else None,
         pairs=pair_statistics([(r.anchors, r.signs, r.pair_cells()) for r in rows], seed=plan.seed)
@@ -90,7 +96,8 @@ def _details(plan: Plan, rows: Sequence[Record], reader: Any, margin: float, ref
     from importlib.metadata import version
 
     return {
-        "k": plan.k, "fdr": plan.fdr, "controls": plan.controls, "calipers": vars(plan.calipers), "n": plan.n,
+        "k": plan.k, "min gap": plan.min_gap, "fdr": plan.fdr, "controls": plan.controls,
+        "calipers": vars(plan.calipers), "n": plan.n,
         "seed": plan.seed, "margin": margin, "trace ids": [r.trace for r in rows], "not measured": list(refused),
         "control sets a trace": float(np.mean([len(r.sets) for r in rows])) if rows else 0.0,
         "P(answered), whole trace and none": [_mean(r.answered[side] for r in rows) for side in (0, 1)],
@@ -112,7 +119,7 @@ def _retention(operation: str, rows: Sequence[Record], margin: float, seed: int)
         return np.array([getattr(r, side).get(operation, [np.nan] * 3)[part] for r in rows], dtype=float)
 
     anchors, controls, tokens = (column("effects", part) for part in range(3))
-    d, d_writer = anchors - controls, column("writer_effects", 0) - column("writer_effects", 1)
+    d, d_writer, given = (column(side, 0) - column(side, 1) for side in ("effects", "writer_effects", "given_answer"))
     writer = None if np.isnan(d_writer).all() else mean_over_traces(d_writer, seed=seed)
     # Two tokenizers spell the answer in different numbers of tokens: what compares models is the whole answer.
     whole, whole_writer = (d * np.array([r.scored[side] for r in rows]) for side, d in ((0, d), (1, d_writer)))
@@ -128,6 +135,7 @@ def _retention(operation: str, rows: Sequence[Record], margin: float, seed: int)
         None if ratio is None or np.isnan(ratio.value) else (ratio.value, ratio.low, ratio.high),
         equal,
         _missing(d, writer),
+        None if np.isnan(given).all() else mean_over_traces(given, seed=seed),
     )
 
 
@@ -167,6 +175,8 @@ def _verdict(gate: Gate, primary: Retention, margin: float, unit: str) -> tuple[
             "does not transfer",
             f"the anchors move the reader by {d.value:+.3f} {unit}: against their sign in the writer",
         )
+    if not gate.sensitive:
+        return "inconclusive", "; ".join(c.reason for c in gate.conditions if not c.shuts and not c.passed)
     found = minimum_detectable_effect(d.traces, test="t", simulations=500)
     missing = f"an effect of {found.effect:.3f} {unit} would have been found with probability {found.power:.0%}"
     if primary.writer is None or not primary.writer.value > 0:

@@ -2,7 +2,8 @@
 
 1. Every way to show a trace is one intervention; the outcome is read after each.
 2. Contrasts are differences of two of them, tested over traces, Holm over the family.
-3. Recovery: a number of an anchor is altered, the reader goes on from there, and its answer says what it did.
+3. Recovery: a number of an anchor is altered, the reader goes on from there, and its answer says what it did. The same
+   from the unaltered prefix is the baseline: slips and second thoughts that no altered number caused.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from anchors.models.base import Job
 from anchors.outcomes import judge
 from anchors.stats import holm_adjusted
 from anchors.trace import Trace
+from anchors.transfer.measure import about_text
 from anchors.transfer.results import Contrast, Controls
 from anchors.transfer.retention import mean_over_traces
 
@@ -116,7 +118,9 @@ def _possible(make: Callable[[], Trace]) -> Trace | None:
         return None
 
 
-def compare_controls(outcomes: Sequence[dict[str, float]], recovery: Sequence[str]) -> Controls | None:
+def compare_controls(
+    outcomes: Sequence[dict[str, float]], recovery: Sequence[str], *, unaltered: Sequence[str] = ()
+) -> Controls | None:
     """Means and contrasts over traces; a trace enters a contrast where both sides were measured."""
     if not outcomes:
         return None
@@ -132,25 +136,33 @@ def compare_controls(outcomes: Sequence[dict[str, float]], recovery: Sequence[st
         Contrast(name, " - ".join(CONTRASTS[name]), mean, float(p))
         for (name, mean), p in zip(differences.items(), adjusted, strict=True)
     ]
-    counts = Counter(recovery)
-    shares = {kind: counts[kind] / len(recovery) for kind in RECOVERY} if recovery else {}
-    return Controls({name: mean_over_traces(column) for name, column in columns.items()}, tuple(contrasts), shares)
+    means = {name: mean_over_traces(column) for name, column in columns.items()}
+    return Controls(means, tuple(contrasts), _class_shares(recovery), _class_shares(unaltered))
 
 
-def recovery_classes(trace: Trace, reader: Any, *, anchors: Sequence[int], answer: str, n: int, seed: int) -> list[str]:
-    """What each of n continuations does after the numbers of the first anchor that has some were altered.
+def _class_shares(found: Sequence[str]) -> dict[str, float]:
+    counts = Counter(found)
+    return {kind: counts[kind] / len(found) for kind in RECOVERY} if found else {}
 
-    The reader goes on from the altered sentence. "copied": any other answer (ordinary slips among them); "silent": the
+
+def recovery_classes(
+    trace: Trace, reader: Any, *, anchors: Sequence[int], answer: str, n: int, seed: int, altered: bool = True
+) -> list[str]:
+    """What each of n continuations does after the numbers of the first anchor that has some were altered, or were not.
+
+    The reader goes on from that sentence. "copied": any other answer (ordinary slips among them); "silent": the
     right answer; "explicit": the right answer after words of doubt or correction. Continuations without an answer are
     left out.
     """
     numbered = [i for i in anchors if count_numbers(trace.sentences[i].text)]
     if not numbered:
         return []
-    prefix = alter_numbers(keep(trace, range(numbered[0] + 1)), sentences=[numbered[0]], seed=seed)
+    prefix = keep(trace, range(numbered[0] + 1))
+    prefix = alter_numbers(prefix, sentences=[numbered[0]], seed=seed) if altered else prefix
     text = prefix.prompt + prefix.reasoning
     jobs = [Job(text, len(text), f"{trace.id} recovery", numbered[0], s) for s in range(n)]
-    drawn = reader.generate(jobs, sampling=reader.sampling, seed=seed)
+    with about_text(reader, [text]):
+        drawn = list(reader.generate(jobs, sampling=reader.sampling, seed=seed))
     return [kind for _, completion in drawn if (kind := _recovery(completion.text, answer))]
 
 

@@ -2,6 +2,8 @@
 
 1. Every compressor keeps the same budgets of the reader's tokens; the outcome is read after each.
 2. Arms: "raw"; "stripped", sentences that state the answer removed first; "deletion", what would be kept is removed.
+   "short" is "raw" over the traces of at most 10 sentences, with the best of all subsets at every budget: the true
+   ceiling of what keeping sentences can do.
 3. Area under outcome against budget, normalised by where the curve starts and ends: 0 is no trace, 1 the whole one at
    once. Deletion starts from the whole trace and ends at none: 0 is nothing lost before the end, 1 all lost at once; a
    better compressor is higher in every arm. Undefined where the interval of (whole - none) reaches 0.
@@ -16,7 +18,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from anchors.compression import compress_curve
+from anchors.compression import LARGEST, best_subset, compress_curve
 from anchors.interventions import Edit, delete, keep, strip_answer
 from anchors.models.base import CapabilityError
 from anchors.scores import Scores
@@ -27,7 +29,8 @@ from anchors.transfer.results import Curve, CurvePoint
 from anchors.transfer.retention import mean_over_traces
 
 ANCHORS, CEILING = "anchors", "reader_anchors"
-ARMS: Final = ("raw", "stripped", "deletion")
+BEST: Final = "best_subset"
+ARMS: Final = ("raw", "stripped", "deletion", "short")
 RESAMPLES, LEVEL = 2000, 0.05
 
 
@@ -53,18 +56,26 @@ def trace_curves(
     reader_scores: Scores | None,
     seed: int,
 ) -> dict[str, TraceCurve]:
-    """All arms of all compressors of one trace, read in one go; a compressor that does not apply is NaN."""
+    """All arms of all compressors of one trace, read in one go; a compressor that does not apply is NaN.
+
+    The arm "short" is there where `compressors` name `BEST` and the trace is short enough, with forced answers.
+    """
     edits = [Edit(keep(trace, [])), Edit(trace), Edit(strip_answer(trace, answers=(ask.answer,)))]
     places: dict[tuple[str, int, int], int] = {}
     for c, name in enumerate(compressors):
-        for arm in ARMS:
+        for arm in ARMS[:3]:
             for b, edit in enumerate(_edits(trace, name, arm, budgets, ask, scores, reader_scores, seed)):
                 places[arm, c, b] = len(edits)
                 edits.append(edit)
+    if BEST in compressors and len(trace) <= LARGEST and ask.outcome == "forced":
+        places |= {("short", c, b): place for (arm, c, b), place in places.items() if arm == "raw"}
+        for b, best in enumerate(best_subset(trace, ask.model, budgets, ask.answer)):
+            places["short", list(compressors).index(BEST), b] = len(edits)
+            edits.append(Edit(best.compressed.trace))
     read = ask.read(edits)
     found = {}
-    ends = {"raw": (0, 1), "stripped": (0, 2), "deletion": (1, 0)}
-    for arm in ARMS:
+    ends = {"raw": (0, 1), "stripped": (0, 2), "deletion": (1, 0), "short": (0, 1)}
+    for arm in dict.fromkeys([*ARMS[:3], *(arm for arm, _, _ in places)]):
         shape = (len(compressors), len(budgets))
         outcome, probability = np.full(shape, np.nan), np.full(shape, np.nan)
         for (which, c, b), place in places.items():
@@ -86,6 +97,8 @@ def _edits(
     seed: int,
 ) -> list[Edit]:
     """One edit a budget; none where the compressor lacks what it needs, or keeps words and so has nothing to delete."""
+    if name == BEST:
+        return []
     options: dict[str, Any] = {"reader": ask.model, "scores": scores, "reader_scores": reader_scores, "seed": seed}
     leak = "strip" if arm == "stripped" else "keep"
     try:
@@ -103,7 +116,7 @@ def compare_curves(
     """Curves of every compressor in every arm, with areas and their gains under the writer's anchors."""
     curves: list[Curve] = []
     for arm in ARMS:
-        rows = [trace[arm] for trace in traces]
+        rows = [trace[arm] for trace in traces if arm in trace]
         measured = [c for c in range(len(compressors)) if not all(np.isnan(row.outcome[c]).any() for row in rows)]
         if measured and any(not np.isnan(row.outcome[measured]).any() for row in rows):
             curves += _arm(arm, rows, measured, compressors, budgets, seed)

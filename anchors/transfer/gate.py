@@ -4,7 +4,11 @@
 2. Scaffold: with the whole trace its outcome is higher than without; else there is nothing to transfer.
 3. Self-effect: the writer's own anchors have an effect over their controls, on rollouts that did not select them, or in
    the writer itself; else there are no anchors.
-4. Negative control: random sentences in the anchors' place are significant no oftener than chance allows.
+4. Negative control: random scores, that is random sentences in the anchors' place, are significant no oftener than
+   chance allows.
+5. Positive control: a planted sentence that states the answer moves the reader over its controls (see `planted`). It
+   does not shut the gate, because an effect that is seen needs no proof that one could be seen: where it is not
+   recovered, no verdict of absence is given.
 A condition that could not be measured is not passed.
 """
 
@@ -26,10 +30,11 @@ def open_gate(
     scaffold: Mean,
     self_effect: Mean | None,
     random: Float[np.ndarray, "trace draw"],
+    planted: Mean,
     unit: str,
 ) -> Gate:
-    """The gate from what was measured: P(outcome) without the trace, scaffold effect, self-effect and random d."""
-    return Gate((_band(alone), _scaffold(scaffold, unit), _self(self_effect), _negative(random)))
+    """The gate from what was measured: P(outcome) without the trace, scaffold effect, self-effect, random and planted d."""
+    return Gate((_band(alone), _scaffold(scaffold, unit), _self(self_effect), _negative(random), _positive(planted)))
 
 
 def _band(alone: Mean) -> Condition:
@@ -68,9 +73,21 @@ def _negative(random: Float[np.ndarray, "trace draw"]) -> Condition:
     if not len(p):
         return Condition(name, "not measured", None, "no random sentences could be matched as a negative control")
     alarms, allowed = int((p < LEVEL).sum()), allowed_alarms(len(p))
-    found = f"{alarms} of {len(p)} draws of random sentences are significant at 5 % ({allowed} allowed)"
+    found = f"{alarms} of {len(p)} draws of random scores are significant at 5 % ({allowed} allowed)"
     reason = f"random sentences are significant in {alarms} of {len(p)} draws: the matching or the measure is biased"
     return Condition(name, found, alarms <= allowed, reason)
+
+
+def _positive(planted: Mean) -> Condition:
+    name = "positive control"
+    if planted.n < 2:
+        reason = (
+            f"a sentence could be planted in {planted.n} traces: whether an effect would have been seen is not known"
+        )
+        return Condition(name, "not measured", None, reason, shuts=False)
+    found = f"a planted sentence that states the answer moves the reader by {planted} over controls"
+    reason = "not even a planted sentence that states the answer moves the reader: an effect would not have been seen"
+    return Condition(name, found, bool(planted.low > 0), reason, shuts=False)
 
 
 def allowed_alarms(draws: int) -> int:

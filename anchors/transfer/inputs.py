@@ -132,14 +132,20 @@ def reader_scores(written: Written, method: str, reader: Any, runs: Rollouts | N
     return METHODS[method].function(written.trace, reader)
 
 
-def select_anchors(scores: Scores, *, k: int, fdr: float) -> list[int]:
+def select_anchors(scores: Scores, *, k: int, fdr: float, min_gap: int = 1) -> list[int]:
     """Up to k sentences of largest |score| among the writer's anchors, or its top k where it has no null.
 
-    A score of exactly 0 has no direction to test, so it is never chosen.
+    A score of exactly 0 has no direction to test, so it is never chosen. With `min_gap` above 1 a sentence nearer than
+    that to a chosen one is passed over: neighbours often say one thing together.
     """
-    found = scores.top(k) if np.isnan(scores.p).all() else named(scores, fdr)
-    signed = [i for i in found if scores.values[i] != 0]
-    return sorted(signed, key=lambda i: -abs(scores.values[i]))[:k]
+    size = np.abs(scores.values)
+    null = not np.isnan(scores.p).all()
+    ranked = sorted(scores.anchors(fdr=fdr), key=lambda i: -size[i]) if null else scores.top(len(scores))
+    chosen: list[int] = []
+    for i in ranked:
+        if len(chosen) < k and all(abs(i - j) >= min_gap for j in chosen):
+            chosen.append(i)
+    return sorted((i for i in chosen if size[i] > 0), key=lambda i: -size[i])
 
 
 def named(scores: Scores, fdr: float) -> list[int]:

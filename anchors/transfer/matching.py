@@ -22,6 +22,7 @@ from anchors.models.tokens import token_spans
 from anchors.trace import Trace
 
 VARIABLES = ("length", "position", "same category", "answer mention", "numbers")
+SURPRISE = "log perplexity"
 ENOUGH, TRIES = 2000, 200
 
 
@@ -43,13 +44,18 @@ class Calipers:
 
 
 class Covariates(NamedTuple):
-    """What sentences of one trace are matched on; one entry a sentence."""
+    """What sentences of one trace are matched on; one entry a sentence.
+
+    `surprise`, which is not matched but reported, is how strange the writer's words are to the reader: its log
+    perplexity, mean -log p a token in nats. None where the reader shows no distributions.
+    """
 
     length: Float[np.ndarray, " sentence"]
     position: Float[np.ndarray, " sentence"]
     category: tuple[str | None, ...]
     mention: Bool[np.ndarray, " sentence"]
     numbers: Float[np.ndarray, " sentence"]
+    surprise: Float[np.ndarray, " sentence"] | None = None
 
     def __len__(self) -> int:
         return len(self.length)
@@ -93,7 +99,19 @@ def covariates(trace: Trace, reader: Any, *, answer: str) -> Covariates:
         labels,
         mention,
         np.array(numbers, dtype=float),
+        _surprise(trace, reader),
     )
+
+
+def _surprise(trace: Trace, reader: Any) -> Float[np.ndarray, " sentence"] | None:
+    """Log perplexity of every sentence under the reader, in nats a token; a first token that nothing predicts is left out."""
+    if not hasattr(reader, "hidden"):
+        return None
+    from anchors.confidence import token_confidence
+
+    text = trace.text[: trace.boundaries[-1]]
+    nats, spans = -token_confidence(text, reader).logprob, token_spans(reader.encode(text).offsets, trace.spans).spans
+    return np.array([np.nanmean(nats[a:b]) if np.isfinite(nats[a:b]).any() else np.nan for a, b in spans], dtype=float)
 
 
 def candidates(found: Covariates, anchor: int, taken: Collection[int], calipers: Calipers) -> list[int]:
@@ -176,7 +194,10 @@ def _assignments(options: Sequence[list[int]], seed: int) -> Iterator[tuple[int,
 
 
 def balance(pairs: Sequence[tuple[Covariates, Match]]) -> tuple[Balance, ...]:
-    """(mean of anchors - mean of their controls) / pooled standard deviation, for every covariate, over all traces."""
+    """(mean of anchors - mean of their controls) / pooled standard deviation, for every covariate, over all traces.
+
+    The reader's log perplexity is among them where it was measured in every trace.
+    """
     rows = [_rows(found, match) for found, match in pairs if match.anchors]
     if not rows:
         return ()
@@ -184,12 +205,17 @@ def balance(pairs: Sequence[tuple[Covariates, Match]]) -> tuple[Balance, ...]:
     gap, spread = anchors.mean(0) - controls.mean(0), np.sqrt((anchors.var(0) + controls.var(0)) / 2)
     flat = np.where(np.abs(gap) < 1e-12, 0.0, np.nan)
     difference = np.where(spread > 1e-12, gap / np.where(spread > 1e-12, spread, 1.0), flat)
-    return tuple(Balance(v, float(d)) for v, d in zip(VARIABLES, difference, strict=True))
+    names = (*VARIABLES, SURPRISE)
+    measured = len(names) if all(found.surprise is not None for found, _ in pairs) else len(VARIABLES)
+    return tuple(Balance(v, float(d)) for v, d in zip(names[:measured], difference[:measured], strict=True))
 
 
 def _rows(found: Covariates, match: Match) -> tuple[np.ndarray, np.ndarray]:
     """Covariates [anchor, variable] of the anchors, and the means over their controls; category as agreement."""
-    columns = np.stack([found.length, found.position, np.ones(len(found)), found.mention, found.numbers], axis=1)
+    surprise = np.full(len(found), np.nan) if found.surprise is None else found.surprise
+    columns = np.stack(
+        [found.length, found.position, np.ones(len(found)), found.mention, found.numbers, surprise], axis=1
+    )
     anchors = columns[list(match.anchors)]
     controls = []
     for place, anchor in enumerate(match.anchors):

@@ -10,7 +10,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -18,6 +19,7 @@ import numpy as np
 from jaxtyping import Float
 
 from anchors.answers import NO_ANSWER
+from anchors.forced import BOXED
 from anchors.interventions import Edit, block, delete, keep, paraphrase, replace
 from anchors.models.base import Job, Sampling
 from anchors.outcomes import first_sentence
@@ -27,9 +29,44 @@ from anchors.similarity import Similarity
 from anchors.trace import Trace
 
 Outcome = Literal["forced", "free", "handover"]
+Key = tuple[str, str, tuple[int, ...]]
 OUTCOMES: tuple[Outcome, ...] = ("forced", "free", "handover")
 OPERATIONS = ("delete", "block", "replace_reader", "replace_writer", "paraphrase")
 DRAWS, DRAW_TOKENS, TRIES = 4, 96, 24
+
+
+class Unreadable(ValueError):
+    """A model cannot take a text of this trace: it is too long for its context, or its tokenizer cannot spell it."""
+
+
+@contextmanager
+def about_text(model: Any, texts: Sequence[str]) -> Iterator[None]:
+    """Turn a model's ValueError into `Unreadable` where one of these texts is at fault; any other goes through."""
+    try:
+        yield
+    except ValueError as error:
+        if _at_fault(model, texts):
+            raise Unreadable(str(error)) from error
+        raise
+
+
+def _at_fault(model: Any, texts: Sequence[str]) -> bool:
+    """Whether a text cannot be spelled or is too long; a model that shows neither tokens nor context is believed."""
+    if not hasattr(model, "encode") or not hasattr(model, "context"):
+        return True
+    stub = getattr(model, "stub", BOXED)
+    for text in texts:
+        try:
+            if len(model.encode(text + stub.before + stub.after).ids) >= model.context:
+                return True
+        except ValueError:
+            return True
+    return False
+
+
+def length_in(reader: Any) -> Callable[[str], int]:
+    """Length of a text in the reader's tokens, in characters where it has no tokenizer here."""
+    return len if not hasattr(reader, "encode") else lambda text: len(reader.encode(text).ids)
 
 
 class Values(NamedTuple):
@@ -42,7 +79,11 @@ class Values(NamedTuple):
 
 @dataclass(frozen=True)
 class Ask:
-    """How a model is asked: which outcome, for which answer, over how many continuations."""
+    """How a model is asked: which outcome, for which answer, over how many continuations.
+
+    A continuation without an answer does not reach the outcome; with `answered_only` it is not counted. `memory` holds
+    what was read, so that no edit is read twice.
+    """
 
     model: Any
     outcome: Outcome
@@ -50,35 +91,47 @@ class Ask:
     n: int
     seed: int
     sampling: Sampling | None = None
+    answered_only: bool = False
+    memory: dict[Key, tuple[float, float, float]] = field(default_factory=dict, compare=False, repr=False)
 
     def scored_tokens(self, trace: Trace) -> float:
         """Tokens the forced answer is scored over, which turn nats a token into nats; 1 for probabilities."""
         if self.outcome != "forced":
             return 1.0
-        return float(forced_logprobs([trace], self.model, answer=self.answer).tokens[0])
+        with about_text(self.model, [trace.prompt + trace.reasoning + self.answer]):
+            return float(forced_logprobs([trace], self.model, answer=self.answer).tokens[0])
 
     def values(self, edits: Sequence[Edit]) -> Float[np.ndarray, " edit"]:
-        """One number an edit: nats a token ("forced"), or a probability."""
-        return self.read(edits).outcome
+        """One number an edit: nats a token ("forced"), or a probability (NaN where only answers count and none came)."""
+        found = self.read(edits)
+        if not self.answered_only or self.outcome == "forced":
+            return found.outcome
+        return np.where(found.answered > 0, found.outcome / np.maximum(found.answered, 1e-12), np.nan)
 
     def read(self, edits: Sequence[Edit]) -> Values:
         """Outcome and probability of every edit; equal edits are read once."""
-        first = {_key(edit): edit for edit in reversed(edits)}
-        distinct = list(reversed(first.values()))
+        new = {key: edit for edit in edits if (key := _key(edit)) not in self.memory}
+        if new:
+            self.memory.update(zip(new, self._read(list(new.values())), strict=True))
+        rows = np.array([self.memory[_key(edit)] for edit in edits], dtype=float).reshape(-1, 3)
+        return Values(*rows.T)
+
+    def _read(self, edits: Sequence[Edit]) -> list[tuple[float, float, float]]:
+        """(outcome, probability, answered) of every edit."""
+        texts = [edit.trace.prompt + edit.trace.reasoning for edit in edits]
         if self.outcome == "forced":
-            forced = forced_logprobs(distinct, self.model, answer=self.answer)
-            found = Values(forced.per_token, np.exp(forced.logprob), np.full(len(distinct), np.nan))
-        else:
-            drawn = free_answers(distinct, self.model, n=self.n, seed=self.seed, sampling=self.sampling)
-            given = np.array([np.mean([a != NO_ANSWER for a in row]) for row in drawn], dtype=float)
-            reached = shares(drawn, self.answer)
-            found = Values(reached, reached, given)
-        places = {_key(edit): i for i, edit in enumerate(distinct)}
-        order = [places[_key(edit)] for edit in edits]
-        return Values(*(column[order] for column in found))
+            with about_text(self.model, [text + self.answer for text in texts]):
+                forced = forced_logprobs(edits, self.model, answer=self.answer)
+            pairs = zip(forced.per_token, np.exp(forced.logprob), strict=True)
+            return [(float(y), float(p), float("nan")) for y, p in pairs]
+        with about_text(self.model, texts):
+            drawn = free_answers(edits, self.model, n=self.n, seed=self.seed, sampling=self.sampling)
+        reached = shares(drawn, self.answer)
+        given = [float(np.mean([a != NO_ANSWER for a in row])) for row in drawn]
+        return [(float(p), float(p), g) for p, g in zip(reached, given, strict=True)]
 
 
-def _key(edit: Edit) -> tuple[str, str, tuple[int, ...]]:
+def _key(edit: Edit) -> Key:
     return edit.trace.prompt, edit.trace.reasoning, tuple(edit.blocked)
 
 
@@ -146,8 +199,9 @@ def reader_texts(
     text, edges = trace.prompt + trace.reasoning, trace.boundaries
     jobs = [Job(text, edges[i], f"{trace.id} reader", i, s) for i in sentences for s in range(TRIES)]
     drawn: dict[int, dict[int, str]] = {i: {} for i in sentences}
-    for job, completion in reader.generate(jobs, sampling=sampling, seed=seed):
-        drawn[job.position][job.sample] = completion.text
+    with about_text(reader, [text]):
+        for job, completion in reader.generate(jobs, sampling=sampling, seed=seed):
+            drawn[job.position][job.sample] = completion.text
     return {i: _others(trace, i, [row[s] for s in sorted(row)], similarity) for i, row in drawn.items()}
 
 

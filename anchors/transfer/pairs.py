@@ -1,7 +1,8 @@
 """The statistics of the closest prior study, so that results can be laid side by side (`preset="pairs"`).
 
 1. imp = P(outcome | sentence kept) - P(outcome | another meaning in its place), in the reader, from its rollouts.
-2. Every anchor is paired with the nearest sentence within four that is no anchor and was measured.
+2. Every anchor is paired with the nearest sentence within four that is no anchor and was measured; all is repeated with
+   the second nearest, so that no result rests on one choice of partner.
 3. d = sign of the writer's score x (imp of the anchor - imp of its partner). Mean over pairs; t interval over trace means.
 4. p permutes, within each sentence, which rollouts count as kept and which as replaced.
 5. Dense profile: mean percentile of the anchors among all sentences of the reader (0.5 where unrelated).
@@ -11,6 +12,7 @@ Source: TheRootOf3/cross-model-thought-anchors (E1, E2), restated; its study ori
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -71,36 +73,50 @@ def cells(runs: Rollouts, answer: str, similarity: Similarity) -> list[Cell]:
     return found
 
 
-def partner_of(anchor: int, anchors: Sequence[int], importance: Float[np.ndarray, " sentence"]) -> int | None:
-    """The nearest measured sentence within four that is no anchor; the earlier of two equally near."""
+def partner_of(
+    anchor: int, anchors: Sequence[int], importance: Float[np.ndarray, " sentence"], *, rank: int = 0
+) -> int | None:
+    """The nearest measured sentence within four that is no anchor, or (`rank` 1) the next; the earlier of two equally near."""
     near = sorted(range(len(importance)), key=lambda i: (abs(i - anchor), i))
     fits = (i for i in near if 0 < abs(i - anchor) <= PARTNER and i not in anchors and not np.isnan(importance[i]))
-    return next(fits, None)
+    return next(islice(fits, rank, None), None)
 
 
 def pair_statistics(
     traces: Sequence[tuple[Sequence[int], Sequence[float], list[Cell]]], *, seed: int = 0
 ) -> dict[str, Any]:
-    """E1 and E2 of the preset; `traces` holds (anchors, their signs, cells) of every trace."""
+    """E1, E2 and E1's second-partner check; `traces` holds (anchors, their signs, cells) of every trace."""
+    percentiles = [
+        anchor_percentile(anchors, np.array([cell.importance for cell in row])) for anchors, _, row in traces
+    ]
+    dense = mean_over_traces(np.array(percentiles) - 0.5, seed=seed)
+    return _paired(_rows(traces, 0), seed) | {
+        "percentile": dense.value + 0.5,
+        "percentile interval": (dense.low + 0.5, dense.high + 0.5),
+        "percentile p": dense.p,
+        "second partner": _paired(_rows(traces, 1), seed),
+    }
+
+
+def _rows(traces: Sequence[tuple[Sequence[int], Sequence[float], list[Cell]]], rank: int) -> list[PairRow]:
+    """Every anchor with its partner of this rank; anchors that have none, or were not measured, are left out."""
     rows: list[PairRow] = []
-    percentiles = []
     for t, (anchors, signs, row) in enumerate(traces):
         importance = np.array([cell.importance for cell in row])
         for anchor, sign in zip(anchors, signs, strict=True):
-            partner = partner_of(anchor, anchors, importance)
+            partner = partner_of(anchor, anchors, importance, rank=rank)
             if partner is not None and not np.isnan(importance[anchor]):
                 rows.append(PairRow(t, sign, row[anchor], row[partner]))
-        percentiles.append(anchor_percentile(anchors, importance))
+    return rows
+
+
+def _paired(rows: Sequence[PairRow], seed: int) -> dict[str, Any]:
     means = [float(np.mean([r.d for r in rows if r.trace == t])) for t in sorted({r.trace for r in rows})]
-    dense = mean_over_traces(np.array(percentiles) - 0.5, seed=seed)
     return {
         "pairs": len(rows),
         "mean d": float(np.mean([r.d for r in rows])) if rows else float("nan"),
         "trace means": mean_over_traces(means, seed=seed),
         "p within sentence": _permutation_p(rows, seed),
-        "percentile": dense.value + 0.5,
-        "percentile interval": (dense.low + 0.5, dense.high + 0.5),
-        "percentile p": dense.p,
     }
 
 

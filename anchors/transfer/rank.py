@@ -1,7 +1,8 @@
 """Do writer and reader order the sentences of a trace alike? (T1)
 
 1. One Spearman and one Kendall correlation a trace; mean over traces with intervals over traces.
-2. The same with position, length, answer mention and the writer's headroom taken out of both.
+2. The same with position, length, answer mention, the writer's headroom and the text's log perplexity under the reader
+   taken out of both.
 3. p permutes the writer's scores within each trace. The ceiling says how high two noisy profiles could agree at all.
 4. Overlap of the top k against the hypergeometric chance, and where the writer's anchors stand in the reader's profile.
 """
@@ -93,8 +94,9 @@ def _halves(halves: tuple[Profile, Profile] | None, whole: Profile) -> tuple[Pro
 def _partial(p: Profiles) -> float:
     """Spearman with the covariates taken out; those that do not vary in this trace are left out."""
     columns = [p.covariates.position, p.covariates.length, p.covariates.mention.astype(float)]
-    columns += [] if p.headroom is None else [p.headroom]
     both = ~np.isnan(p.writer) & ~np.isnan(p.reader)
+    more = [c for c in (p.headroom, p.covariates.surprise) if c is not None]
+    columns += [c for c in more if not np.isnan(c[both]).any()]
     varying = [c for c in columns if len(np.unique(c[both])) > 1]
     return partial_spearman(p.writer, p.reader, varying).value
 

@@ -44,12 +44,16 @@ class Mean(NamedTuple):
 
 
 class Condition(NamedTuple):
-    """One pre-condition of the gate; `passed` is None where it could not be measured, which fails the gate too."""
+    """One pre-condition of the gate; `passed` is None where it could not be measured, which counts as not passed.
+
+    One that does not shut the gate (`shuts` false) bars only the verdict that rests on it.
+    """
 
     name: str
     found: str
     passed: bool | None
     reason: str
+    shuts: bool = True
 
 
 @dataclass(frozen=True)
@@ -60,12 +64,17 @@ class Gate:
 
     @property
     def passed(self) -> bool:
-        return all(condition.passed for condition in self.conditions)
+        return all(condition.passed for condition in self.conditions if condition.shuts)
+
+    @property
+    def sensitive(self) -> bool:
+        """Whether the positive control was recovered: only then does a missing effect say something."""
+        return all(condition.passed for condition in self.conditions if not condition.shuts)
 
     @property
     def reason(self) -> str:
         """Why the gate failed, empty where it did not."""
-        return "; ".join(c.reason for c in self.conditions if not c.passed)
+        return "; ".join(c.reason for c in self.conditions if c.shuts and not c.passed)
 
 
 class Retention(NamedTuple):
@@ -73,6 +82,8 @@ class Retention(NamedTuple):
 
     `anchors` and `controls` are the signed effects themselves; `per_token` is d over the tokens removed. `ratio` = reader
     / writer with Fieller's interval, only where the writer's interval excludes 0; `partial` notes why a part is missing.
+    `given_answer` is the reader's d over the continuations that answer (in `reader` no answer counts as not reaching the
+    outcome); None where answers are forced.
     """
 
     operation: str
@@ -84,12 +95,14 @@ class Retention(NamedTuple):
     ratio: tuple[float, float, float] | None
     equivalence: Equivalence | None
     partial: str = ""
+    given_answer: Mean | None = None
 
 
 class Rank(NamedTuple):
     """Agreement of writer's and reader's scores within traces (T1).
 
-    `spearman`, `kendall` and `partial` (position, length, answer mention and headroom taken out of both) are means over
+    `spearman`, `kendall` and `partial` (position, length, answer mention, headroom and the text's log perplexity under
+    the reader, where it shows one, taken out of both) are means over
     traces: first the BCa bootstrap over traces, then Student's interval on Fisher's z, which is about another mean. `p`
     permutes the writer's scores within traces.
     `ceiling` is the largest correlation the two reliabilities allow and `corrected` = spearman / ceiling, both NaN unless
@@ -156,11 +169,13 @@ class Controls:
 
     `recovery` are shares of continuations after a number of an anchor was altered: "copied" (any other answer),
     "explicit" (right answer, after saying that something is wrong) and "silent" (right answer without a word).
+    `unaltered` are the same shares after the prefix as it was: what is not owed to the altered number.
     """
 
     outcomes: dict[str, Mean]
     contrasts: tuple[Contrast, ...]
     recovery: dict[str, float] = field(default_factory=dict)
+    unaltered: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -240,4 +255,8 @@ def _plain(value: Any) -> Any:
 
 
 def _derived(value: Gate | Controls) -> dict[str, Any]:
-    return {"passed": value.passed, "reason": value.reason} if isinstance(value, Gate) else {}
+    return (
+        {"passed": value.passed, "sensitive": value.sensitive, "reason": value.reason}
+        if isinstance(value, Gate)
+        else {}
+    )

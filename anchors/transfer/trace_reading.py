@@ -1,18 +1,18 @@
-"""Everything one trace contributes to a transfer run, measured once and stored: a killed run goes on with the next trace.
+"""Everything one trace contributes to a transfer run, measured once: a killed run goes on with the next trace.
 
 1. Select the writer's anchors on one half of its rollouts, match controls in the reader's tokens.
-2. Read the trace with and without its reasoning, without each sentence, under each operation, corruption and budget.
+2. Read the trace with and without its reasoning, without each sentence, under each operation, corruption and budget,
+   and with a planted sentence.
 3. The record is plain numbers; all statistics are computed from records, by `anchors.transfer`.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -22,118 +22,28 @@ from anchors.reading import can_force, free_answers, shares
 from anchors.resampling import resample
 from anchors.rollouts import Rollouts
 from anchors.scores import METHODS, Scores
-from anchors.similarity import Similarity
 from anchors.trace import Trace
 from anchors.transfer.controls import corruptions, recovery_classes
-from anchors.transfer.curve import TraceCurve, trace_curves
+from anchors.transfer.curve import trace_curves
 from anchors.transfer.inputs import Written, half, named, reader_scores, select_anchors
-from anchors.transfer.matching import Calipers, Covariates, Match, covariates, match_sets
-from anchors.transfer.measure import Ask, Operations, Outcome, reader_texts, set_effects, writer_texts
-from anchors.transfer.pairs import Cell, cells
+from anchors.transfer.matching import Covariates, Match, covariates, match_sets
+from anchors.transfer.measure import (
+    Ask,
+    Operations,
+    Outcome,
+    Unreadable,
+    about_text,
+    length_in,
+    reader_texts,
+    set_effects,
+    writer_texts,
+)
+from anchors.transfer.pairs import cells
+from anchors.transfer.planted import planted_effects
+from anchors.transfer.record import LeftOut, Models, Plan, Record, store, stored
 from anchors.transfer.retention import Side, estimated_effects, random_differences, sides, trace_effects
 
 RANDOM_DRAWS, RECOVERIES = 20, 8
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is measured on every trace; see `transfer_anchors` for the meaning of each entry."""
-
-    outcome: Outcome
-    operations: tuple[str, ...]
-    k: int
-    fdr: float
-    controls: int
-    calipers: Calipers
-    n: int
-    seed: int
-    method: str
-    compressors: tuple[str, ...]
-    budgets: tuple[float, ...]
-    corrupt: bool
-    pairs: bool
-
-    def digest(self, written: Written, models: Models, others: Sequence[Trace], runs: Rollouts | None) -> str:
-        """Names a stored record: whatever else would change what is measured has another one."""
-        trace, scores = written.trace, (written.scores, written.selecting, written.held_out)
-        numbers = [None if s is None else [s.values.tolist(), s.p.tolist()] for s in scores]
-        made = [str(getattr(m, "fingerprint", getattr(m, "name", m))) for m in (models.reader, models.writer)]
-        how = [models.similarity.name, models.similarity.threshold, getattr(models.paraphrase, "__qualname__", None)]
-        swapped = [other.text for other in others] if self.corrupt else []
-        drawn = [None if r is None else list(r.cost()) for r in (written.rollouts, runs)]
-        key = json.dumps(
-            [asdict(self), trace.to_json(), written.answer, numbers, made, how, swapped, drawn], sort_keys=True
-        )
-        return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=10).hexdigest()
-
-
-@dataclass
-class Record:
-    """One trace as the reader (and the writer) read it; arrays over sentences, NaN where not measured.
-
-    `answered` is P(answered) with the whole trace and without it; `scored` the tokens of the forced answer in reader and
-    writer. `effects` holds [anchors, controls, tokens] an operation; `halves` are the reader's two half profiles: the
-    profile twice where it has no noise, None where its noise was not measured.
-    """
-
-    trace: str
-    anchors: list[int]
-    signs: list[float]
-    sets: list[list[int]]
-    unmatched: int
-    full: float
-    none: float
-    alone: float
-    effects: dict[str, list[float]]
-    writer_effects: dict[str, list[float]]
-    held_out: list[float] | None
-    singles: list[float]
-    random: list[float]
-    profile: list[float]
-    halves: list[list[float]] | None
-    compared: str
-    cells: list[list[list[int]]] | None
-    answer_tokens: int
-    covariates: list[list[Any]]
-    answered: list[float]
-    scored: list[float]
-    controls: dict[str, float] = field(default_factory=dict)
-    recovery: list[str] = field(default_factory=list)
-    curves: dict[str, list[Any]] = field(default_factory=dict)
-
-    @property
-    def match(self) -> Match:
-        return Match(tuple(self.anchors), tuple(tuple(row) for row in self.sets), ())
-
-    @property
-    def matched_on(self) -> Covariates:
-        length, position, category, mention, numbers = self.covariates
-        floats = (np.array(column, dtype=float) for column in (length, position, numbers))
-        return Covariates(next(floats), next(floats), tuple(category), np.array(mention, dtype=bool), next(floats))
-
-    def curve(self, arm: str) -> TraceCurve:
-        start, end, outcome, probability = self.curves[arm]
-        return TraceCurve(start, end, np.array(outcome, dtype=float), np.array(probability, dtype=float))
-
-    def pair_cells(self) -> list[Cell]:
-        return [Cell(tuple(kept), tuple(replaced)) for kept, replaced in self.cells or ()]  # type: ignore[arg-type]
-
-
-class LeftOut(NamedTuple):
-    """Why a trace is left out, and how many of its anchors had no control."""
-
-    reason: str
-    unmatched: int = 0
-
-
-@dataclass(frozen=True)
-class Models:
-    """Who reads: the reader, the writer where it was given, what counts as another meaning, how to paraphrase."""
-
-    reader: Any
-    writer: Any
-    similarity: Similarity
-    paraphrase: Any
 
 
 @dataclass(frozen=True)
@@ -147,6 +57,7 @@ class Case:
     covariates: Covariates
     match: Match
     runs: Rollouts | None
+    asks: dict[tuple[str, int], Ask] = field(default_factory=dict)
 
     @property
     def trace(self) -> Trace:
@@ -161,8 +72,11 @@ class Case:
         return sides(self.match, self.signs)
 
     def ask(self, outcome: Outcome | None = None, model: Any = None) -> Ask:
-        plan = self.plan
-        return Ask(model or self.models.reader, outcome or plan.outcome, self.written.answer, plan.n, plan.seed)
+        """How a model is asked about this trace; what it was asked once is remembered."""
+        plan, model = self.plan, model or self.models.reader
+        outcome = outcome or plan.outcome
+        new = Ask(model, outcome, self.written.answer, plan.n, plan.seed)
+        return self.asks.setdefault((outcome, id(model)), new)
 
     @property
     def whole(self) -> Ask:
@@ -177,40 +91,40 @@ def read_trace(
 ) -> Record | LeftOut:
     """The record of one trace, read now or taken from `out`; why it is left out where it cannot be read.
 
-    A trace whose text, answer or length the reader cannot take is left out by name, like one without a matched anchor.
+    A trace without a matched anchor, or with a text that a model cannot take (`Unreadable`: too long for its context,
+    or not spelled by its tokenizer), is left out by name. Every other error is one.
     """
     path = None if out is None else out / f"{plan.digest(written, models, others, runs)}.json"
-    if path is not None and path.exists():
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        return LeftOut(*stored) if isinstance(stored, list) else Record(**stored)
+    known = None if path is None else stored(path)
+    if known is not None:
+        return known
     try:
         case = _match(written, models, plan, others, runs)
         record = case if isinstance(case, LeftOut) else _read(case)
-    except ValueError as error:
+    except Unreadable as error:
         return LeftOut(f"{written.trace.id}: {error}")  # not stored: another version may read it
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(record if isinstance(record, LeftOut) else asdict(record)), encoding="utf-8")
-        temporary.replace(path)
+        store(record, path)
     return record
 
 
 def _match(
     written: Written, models: Models, plan: Plan, others: Sequence[Trace], runs: Rollouts | None
 ) -> Case | LeftOut:
-    trace = written.trace
-    chosen = select_anchors(written.selecting, k=plan.k, fdr=plan.fdr)
+    trace, reader = written.trace, models.reader
+    chosen = select_anchors(written.selecting, k=plan.k, fdr=plan.fdr, min_gap=plan.min_gap)
     if not chosen:
         return LeftOut(f"{trace.id}: the writer's scores name no anchor at fdr {plan.fdr}")
-    found = covariates(trace, models.reader, answer=written.answer)
+    with about_text(reader, [trace.text[: trace.boundaries[-1]]]):
+        found = covariates(trace, reader, answer=written.answer)
     taken = named(written.selecting, plan.fdr)
     match = match_sets(found, chosen, taken=taken, sets=plan.controls, calipers=plan.calipers, seed=plan.seed)
     if not match.anchors:
         reason = f"{trace.id}: none of its {len(trace)} sentences is close enough to an anchor to be its control"
         return LeftOut(reason, len(match.unmatched))
     if runs is None and (plan.pairs or plan.outcome == "handover"):
-        runs = resample(trace, models.reader, n=plan.n, seed=_reader_seed(plan.seed), progress=False)
+        with about_text(reader, [trace.through(len(trace) - 1)]):
+            runs = resample(trace, reader, n=plan.n, seed=_reader_seed(plan.seed), progress=False)
     return Case(written, models, plan, tuple(others), found, match, runs)
 
 
@@ -246,12 +160,18 @@ def _read(case: Case) -> Record:
         compared=compared,
         cells=_cells(case) if plan.pairs else None,
         answer_tokens=_answer_tokens(reader, trace, answer),
-        covariates=[list(column) if isinstance(column, tuple) else column.tolist() for column in case.covariates],
+        covariates=[_listed(column) for column in case.covariates],
         answered=ends.answered.tolist(),
         scored=[case.ask().scored_tokens(trace), _writer_tokens(case)],
+        given_answer=_given_answer(case, operations),
+        planted=planted_effects(trace, case.ask(), singles),
     )
     _show_otherwise(case, record, profile)
     return record
+
+
+def _listed(column: tuple[Any, ...] | np.ndarray | None) -> list[Any] | None:
+    return column if column is None else list(column) if isinstance(column, tuple) else column.tolist()
 
 
 def _writer_tokens(case: Case) -> float:
@@ -283,6 +203,14 @@ def _effects(case: Case, ask: Ask, operations: Operations, singles: np.ndarray) 
     return found
 
 
+def _given_answer(case: Case, operations: Operations) -> dict[str, list[float]]:
+    """The same effects over the continuations that answer; nothing where answers are forced."""
+    if case.plan.outcome == "forced":
+        return {}
+    ask = replace(case.ask(), answered_only=True)
+    return _effects(case, ask, operations, _singles(case, operations, answered_only=True))
+
+
 def _operations(case: Case) -> Operations:
     """The other texts the operations need, drawn only where one asks for them."""
     needed = sorted({i for row in (case.match.anchors, *case.match.sets) for i in row})
@@ -298,23 +226,23 @@ def _operations(case: Case) -> Operations:
     return Operations(writer, reader, models.paraphrase)
 
 
-def _singles(case: Case, operations: Operations) -> np.ndarray:
+def _singles(case: Case, operations: Operations, *, answered_only: bool = False) -> np.ndarray:
     """Effect of every single sentence under the first operation [sentence]."""
-    first = case.plan.operations[0]
+    first, ask = case.plan.operations[0], replace(case.ask(), answered_only=answered_only)
     if case.plan.outcome == "handover" and first == "delete" and case.runs is not None:
-        return np.diff(_boundary_shares(case.runs, case.written.answer))
+        return np.diff(_boundary_shares(case.runs, case.written.answer, answered_only=answered_only))
     if first not in ("delete", "block"):
         kept = {i for row in (case.match.anchors, *case.match.sets) for i in row}
         found = np.full(len(case.trace), np.nan)
         order = sorted(kept)
-        found[order] = set_effects(case.trace, case.ask(), [[i] for i in order], first, operations)
+        found[order] = set_effects(case.trace, ask, [[i] for i in order], first, operations)
         return found
-    return set_effects(case.trace, case.ask(), [[i] for i in range(len(case.trace))], first, operations)
+    return set_effects(case.trace, ask, [[i] for i in range(len(case.trace))], first, operations)
 
 
-def _boundary_shares(runs: Rollouts, answer: str) -> np.ndarray:
+def _boundary_shares(runs: Rollouts, answer: str, *, answered_only: bool = False) -> np.ndarray:
     """P(outcome) at the S + 1 boundaries."""
-    return shares([runs.answers(k) for k in range(len(runs.trace) + 1)], answer)
+    return shares([runs.answers(k) for k in range(len(runs.trace) + 1)], answer, answered_only=answered_only)
 
 
 def _writer_effects(case: Case, operations: Operations) -> dict[str, list[float]]:
@@ -370,38 +298,20 @@ def _cells(case: Case) -> list[list[list[int]]]:
 
 
 def _answer_tokens(reader: Any, trace: Trace, answer: str) -> int:
-    """Tokens of the answer in the reader's tokenizer; 0 where it has none here. ValueError where it cannot be spelled."""
+    """Tokens of the answer in the reader's tokenizer; 0 where it has none here."""
     if not hasattr(reader, "encode"):
         return 0
     text = f"{trace.prompt[-20:]} {answer}"
-    offsets = reader.encode(text).offsets
+    with about_text(reader, [text]):
+        offsets = reader.encode(text).offsets
     return sum(end > len(text) - len(answer) for _, end in offsets)
 
 
 def _show_otherwise(case: Case, record: Record, profile: np.ndarray) -> None:
     """Corruptions, recovery and compression curves, where the plan asks for them."""
-    plan, trace, answer = case.plan, case.trace, case.written.answer
+    plan, trace = case.plan, case.trace
     if plan.corrupt:
-        places = [p for p, sign in enumerate(record.signs) if sign > 0]
-        anchors = [record.anchors[p] for p in places]
-        controls = sorted({row[p] for row in case.match.sets[:1] for p in places})
-        edits = corruptions(
-            trace, anchors=anchors, controls=controls, others=case.others, answer=answer,
-            length=_length(case.models.reader), how=case.models.paraphrase, seed=plan.seed,
-        )  # fmt: skip
-        record.controls = dict(zip(edits, case.whole.values(list(edits.values())).tolist(), strict=True))
-        record.recovery = (
-            []
-            if not hasattr(case.models.reader, "generate")
-            else recovery_classes(
-                trace,
-                case.models.reader,
-                anchors=anchors,
-                answer=answer,
-                n=min(plan.n, RECOVERIES),
-                seed=plan.seed,
-            )
-        )
+        _corrupt(case, record)
     if plan.compressors:
         reader_profile = Scores.of(trace, "reader", profile, unit="")
         curves = trace_curves(
@@ -411,6 +321,24 @@ def _show_otherwise(case: Case, record: Record, profile: np.ndarray) -> None:
         record.curves = {arm: [c.start, c.end, c.outcome.tolist(), c.probability.tolist()] for arm, c in curves.items()}
 
 
-def _length(reader: Any) -> Callable[[str], int]:
-    """Length of a text in the reader's tokens, in characters where it has no tokenizer here."""
-    return len if not hasattr(reader, "encode") else lambda text: len(reader.encode(text).ids)
+def _corrupt(case: Case, record: Record) -> None:
+    """The trace shown otherwise, and what the reader makes of a number altered in an anchor, and of the same unaltered."""
+    plan, trace, answer, reader = case.plan, case.trace, case.written.answer, case.models.reader
+    places = [p for p, sign in enumerate(record.signs) if sign > 0]
+    anchors = [record.anchors[p] for p in places]
+    controls = sorted({row[p] for row in case.match.sets[:1] for p in places})
+    edits = corruptions(
+        trace, anchors=anchors, controls=controls, others=case.others, answer=answer, length=length_in(reader),
+        how=case.models.paraphrase, seed=plan.seed,
+    )  # fmt: skip
+    record.controls = dict(zip(edits, case.whole.values(list(edits.values())).tolist(), strict=True))
+    if hasattr(reader, "generate"):
+        options: dict[str, Any] = {
+            "anchors": anchors,
+            "answer": answer,
+            "n": min(plan.n, RECOVERIES),
+            "seed": plan.seed,
+        }
+        record.recovery, record.unaltered = (
+            recovery_classes(trace, reader, altered=altered, **options) for altered in (True, False)
+        )

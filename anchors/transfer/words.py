@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from anchors.transfer.results import Controls, Curve, Rank, Retention, Transfer
+from anchors.transfer.results import Condition, Controls, Curve, Rank, Retention, Transfer
 
 
 def in_words(run: Transfer) -> str:
@@ -16,7 +16,7 @@ def in_words(run: Transfer) -> str:
         f"{run.unmatched} not ({_share(run.unmatched, run.anchors + run.unmatched)})",
         "gate (fixed before the run)",
     ]
-    lines += [f"  {_mark(c.passed)} {c.name}: {c.found}" for c in run.gate.conditions]
+    lines += [f"  {_mark(c.passed)} {c.name}: {c.found}{_bars(c)}" for c in run.gate.conditions]
     lines += ["retention (reader's effect of the anchors over matched controls)"]
     lines += [line for retention in run.retention for line in _retention(retention)]
     lines += (
@@ -43,6 +43,10 @@ def _mark(passed: bool | None) -> str:
     return {True: "passed ", False: "FAILED ", None: "unknown"}[passed]
 
 
+def _bars(condition: Condition) -> str:
+    return "" if condition.shuts or condition.passed else " (bars a verdict of absence, does not shut the gate)"
+
+
 def _share(part: int, whole: int) -> str:
     return f"{part / whole:.0%}" if whole else "none"
 
@@ -54,6 +58,8 @@ def _retention(r: Retention) -> Iterator[str]:
         yield f"    in the writer: d = {r.writer}"
     if r.ratio is not None:
         yield f"    retained: {r.ratio[0]:.2f} of the writer's effect [{r.ratio[1]:.2f}, {r.ratio[2]:.2f}]"
+    if r.given_answer is not None:
+        yield f"    over the continuations that answer: d = {r.given_answer}"
     if r.partial:
         yield f"    {r.partial}"
 
@@ -61,7 +67,7 @@ def _retention(r: Retention) -> Iterator[str]:
 def _rank(rank: Rank) -> Iterator[str]:
     yield f"rank agreement with {rank.compared}"
     yield f"  Spearman {rank.spearman}; permutation within traces p = {rank.p:.2g}"
-    yield f"  Kendall {rank.kendall.value:+.3f}; position, length, mention and headroom taken out: {rank.partial}"
+    yield f"  Kendall {rank.kendall.value:+.3f}; position, length, mention, headroom, perplexity taken out: {rank.partial}"
     if rank.ceiling == rank.ceiling:
         yield (
             f"  ceiling {rank.ceiling:.2f} (reliability {rank.writer_reliability:.2f} and {rank.reader_reliability:.2f}); "
@@ -95,8 +101,11 @@ def _controls(controls: Controls) -> Iterator[str]:
     for c in controls.contrasts:
         yield f"  {c.name} ({c.formula}): {c.difference}, Holm p = {c.p_holm:.2g}"
     if controls.recovery:
-        shares = ", ".join(f"{kind} {share:.0%}" for kind, share in controls.recovery.items())
-        yield f"  after a number of an anchor was altered the reader: {shares}"
+        altered, plain = (
+            ", ".join(f"{kind} {share:.0%}" for kind, share in row.items()) or "not read"
+            for row in (controls.recovery, controls.unaltered)
+        )
+        yield f"  after a number of an anchor was altered the reader: {altered}; unaltered: {plain}"
 
 
 def _pairs(run: Transfer) -> Iterator[str]:
@@ -105,6 +114,11 @@ def _pairs(run: Transfer) -> Iterator[str]:
     yield (
         f"  {found['pairs']} pairs, mean d {found['mean d']:+.3f}, trace means {found['trace means']}, "
         f"permutation within sentence p = {found['p within sentence']:.2g}"
+    )
+    second = found["second partner"]
+    yield (
+        f"  with the second nearest partner: {second['pairs']} pairs, mean d {second['mean d']:+.3f}, trace means "
+        f"{second['trace means']}, p = {second['p within sentence']:.2g}"
     )
     low, high = found["percentile interval"]
     yield f"  dense profile: anchors' percentile {found['percentile']:.3f} [{low:.3f}, {high:.3f}], p = {found['percentile p']:.2g}"
