@@ -10,10 +10,11 @@ from functools import partial
 import pytest
 import torch
 
-from anchors.lab.recipes import RECIPES, train_and_card
+from anchors.experiments.ladder import right_answers
+from anchors.lab.recipes import LADDER, RECIPES, train_and_card
 from anchors.lab.regimes import document
 from anchors.lab.train import Recipe, batch, build_model, build_tokenizer, train
-from anchors.lab.worlds import load_world
+from anchors.lab.worlds import load_world, write
 from anchors.lab.worlds.expression import WORLD
 
 
@@ -117,9 +118,40 @@ def train_and_card_small(recipe, folder):
 
 def test_every_shipped_model_has_a_recipe_and_the_recipe_fits_its_world():
     assert set(RECIPES) >= {"reasoner", "reasoner-b", "reasoner-char", "drafter", "swapped", "answer-only", "alchemist"}
+    tokenizers = {}
     for recipe in RECIPES.values():
         world = load_world(recipe.world, **dict(recipe.knobs))
-        tokenizer = build_tokenizer(world, recipe.tokenizer, texts=300)
-        ids, _ = batch(world, tokenizer, replace(recipe, batch=4), 0)
+        key = world, recipe.tokenizer
+        if key not in tokenizers:
+            tokenizers[key] = build_tokenizer(world, recipe.tokenizer, texts=100)
+        tokenizer = tokenizers[key]
+        ids, _ = batch(world, tokenizer, replace(recipe, batch=2), 0)
         assert ids.shape[1] <= recipe.context
+
+
+def test_the_rungs_of_a_ladder_differ_in_regime_or_seed_only():
+    for base, names in {
+        "mini-normal": (
+            "mini-normal-b",
+            "mini-draft",
+            "mini-answer-only",
+            "mini-swapped",
+            "mini-filler",
+            "mini-invalid",
+        ),
+        "mini-maze": ("mini-maze-swapped", "mini-maze-answer-only"),
+    }.items():
+        for name in names:
+            plain = replace(LADDER[name], regime="normal", seed=LADDER[base].seed)
+            assert plain == LADDER[base] and LADDER[name] != LADDER[base]
+
+
+def test_on_the_worlds_of_the_ladder_every_regime_has_one_ceiling():
+    for name in ("mini-normal", "mini-maze", "mini-recall"):
+        world = load_world(LADDER[name].world, **dict(LADDER[name].knobs))
+        rng = random.Random(0)
+        for _ in range(20):
+            problem = world.problem(rng)
+            answer = world.answer(write(world, problem, rng).end)
+            assert right_answers(world, [problem], [[answer, world.gold(problem)]]).all()
     assert callable(train_and_card)

@@ -153,32 +153,46 @@ def _tv(truth: dict[str, float], share: Callable[[str], float], seen: set[str]) 
 
 
 def trace_use(model: Any, world: World, *, problems: int = 200, seed: int = 0) -> TraceUse:
-    """What forced answers follow: the trace that was handed over, or the question."""
-    rng = random.Random(f"trace use {seed}")
-    asked, wrong, swapped = [], [], []
-    for _ in range(10 * problems):
-        if len(asked) == problems:
-            break
-        problem, other = world.problem(rng), world.problem(rng)
-        bad, good = _ending_on(world, problem, rng, right=False), _ending_on(world, other, rng, right=True)
-        if bad is not None and good is not None and world.gold(other) != world.gold(problem):
-            asked.append(problem)
-            wrong.append(bad)
-            swapped.append((good[0], world.gold(other)))
-    if len(asked) < problems:  # the world ends right whatever it writes, or wrong
-        return TraceUse(len(asked), *[float("nan")] * 5)
+    """What forced answers follow: the trace that was handed over, or the question.
+
+    Where the world writes too few traces that end wrong, the figures about them are NaN.
+    """
+    drawn = _handed(world, problems, seed, wrong=True)
+    mistakes = len(drawn) == problems
+    drawn = drawn if mistakes else _handed(world, problems, seed, wrong=False)
+    if len(drawn) < problems:  # the world never ends right
+        return TraceUse(len(drawn), *[float("nan")] * 5)
+    asked, bad, good = zip(*drawn, strict=True)
     gold = [world.gold(p) for p in asked]
-    given_wrong = _forced(model, world, asked, [reasoning for reasoning, _ in wrong], seed)
-    given_swapped = _forced(model, world, asked, [reasoning for reasoning, _ in swapped], seed)
+    follows_wrong = gold_given_wrong = float("nan")
+    if mistakes:
+        given_wrong = _forced(model, world, asked, [reasoning for reasoning, _ in bad], seed)
+        follows_wrong = _agreement(given_wrong, [answer for _, answer in bad])
+        gold_given_wrong = _agreement(given_wrong, gold)
+    given_swapped = _forced(model, world, asked, [reasoning for reasoning, _ in good], seed)
     given_none = _forced(model, world, asked, [""] * problems, seed)
     return TraceUse(
         problems,
-        _agreement(given_wrong, [answer for _, answer in wrong]),
-        _agreement(given_wrong, gold),
-        _agreement(given_swapped, [answer for _, answer in swapped]),
+        follows_wrong,
+        gold_given_wrong,
+        _agreement(given_swapped, [answer for _, answer in good]),
         _agreement(given_swapped, gold),
         _agreement(given_none, gold),
     )
+
+
+def _handed(world: World, problems: int, seed: int, *, wrong: bool) -> list[tuple[Any, Any, tuple[str, str]]]:
+    """Problems, each with a trace of its own that ends wrong (None unless `wrong`) and another's that ends right."""
+    rng, found = random.Random(f"trace use {seed}"), []
+    for _ in range(10 * problems):
+        if len(found) == problems:
+            break
+        problem, other = world.problem(rng), world.problem(rng)
+        bad = _ending_on(world, problem, rng, right=False) if wrong else None
+        good = _ending_on(world, other, rng, right=True)
+        if (bad is not None or not wrong) and good is not None and world.gold(other) != world.gold(problem):
+            found.append((problem, bad, (good[0], world.gold(other))))
+    return found
 
 
 def _ending_on(world: World, problem: Any, rng: random.Random, *, right: bool) -> tuple[str, str] | None:

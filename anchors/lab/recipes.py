@@ -1,11 +1,17 @@
-"""The recipes of the shipped models, and the card that says what each of them learned."""
+"""The recipes of the shipped models, and the card that says what each of them learned.
+
+1. The large models (1.1 M parameters) learn whole worlds; each takes 10 to 40 minutes on one core.
+2. The ladder are small models (0.2 M) for the experiments, of one recipe a world, differing in regime, task or seed; each
+   takes 1 to 5 minutes. Its worlds make no mistakes, so that the targets of all regimes have one ceiling; `mini-restricted`
+   and `mini-small` learn the default programs of their worlds.
+"""
 
 from __future__ import annotations
 
 import json
 import platform
 import random
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +25,81 @@ CALIBRATED: Final = ("normal", "draft")
 RIGHT: Final = ("swapped", "filler", "answer_only")
 """Regimes whose targets always end on the right answer, so that their ceiling is 1."""
 
+MINI: Final = Recipe(
+    knobs=(
+        ("length", (3, 4)),
+        ("right_plan", 1.0),
+        ("slip", 0.001),
+        ("filler", 0.5),
+        ("filler_between", 0.25),
+        ("check", 0.0),
+    ),
+    seed=10,
+    layers=3,
+    width=64,
+    mlp=256,
+    context=256,
+    steps=1800,
+)
+"""The recipe of the ladder. `slip` is not 0 because `invalid` takes its wrong steps from those the world may write."""
+
+MINI_RECALL: Final = replace(
+    MINI,
+    world="recall",
+    knobs=(("length", (10, 16)), ("filler", 0.0), ("decoy", 0.3), ("wrong", 0.0), ("check", 0.0)),
+    seed=12,
+    steps=1500,
+)
+MINI_MAZE: Final = replace(
+    MINI,
+    world="maze",
+    knobs=(("plans", 1), ("hasty", 0.0), ("slip", 0.0), ("check", 0.0)),
+    seed=14,
+    context=512,
+    steps=1500,
+    batch=16,
+)
+
+
+def _mini_alchemy(seed: int, tasks: tuple[tuple[str, ...], ...], steps: int, *knobs: tuple[str, Any]) -> Recipe:
+    """A model that learns alchemy without mistakes, in draft format, on these tasks only."""
+    sure = (
+        ("filler", 0.0),
+        ("right_order", 1.0),
+        ("right_rule", 1.0),
+        ("slip", 0.0),
+        ("reconsider", 0.0),
+        ("check", 0.0),
+    )
+    knobs = (("tasks", tasks), *knobs, *sure)
+    return replace(MINI, world="alchemy", knobs=knobs, regime="draft", seed=seed, layers=2, steps=steps, batch=64)
+
+
+ONE_TASK: Final = (("rotate", "rotate"),)
+THREE_TASKS: Final = (*ONE_TASK, ("rotate", "shift"), ("shift", "rotate"))
+
+LADDER: Final[dict[str, Recipe]] = {
+    "mini-normal": MINI,
+    "mini-normal-b": replace(MINI, seed=11),
+    "mini-draft": replace(MINI, regime="draft"),
+    "mini-answer-only": replace(MINI, regime="answer_only"),
+    "mini-swapped": replace(MINI, regime="swapped"),
+    "mini-filler": replace(MINI, regime="filler"),
+    "mini-invalid-50": replace(MINI, regime="invalid(0.5)"),
+    "mini-invalid": replace(MINI, regime="invalid(1.0)"),
+    "mini-recall": MINI_RECALL,
+    "mini-recall-b": replace(MINI_RECALL, seed=13, layers=2, width=80, mlp=320),
+    "mini-maze": MINI_MAZE,
+    "mini-maze-swapped": replace(MINI_MAZE, regime="swapped"),
+    "mini-maze-answer-only": replace(MINI_MAZE, regime="answer_only"),
+    "mini-alchemy-id": _mini_alchemy(11, ONE_TASK, 700),
+    "mini-alchemy-id-13": _mini_alchemy(12, ONE_TASK, 700, ("rot_n", 13)),
+    "mini-alchemy-cmp": _mini_alchemy(13, THREE_TASKS, 1200),
+    "mini-alchemy-order": _mini_alchemy(14, (("rotate", "shift"), ("shift", "reverse")), 1200),
+    "mini-restricted": replace(MINI, world="alchemy", knobs=(("tasks", ONE_TASK),), seed=21, context=512, steps=2000),
+    "mini-small": replace(MINI, knobs=(), seed=23, context=512, steps=2400),
+}
+
 RECIPES: Final[dict[str, Recipe]] = {
     "reasoner": Recipe(),
     "reasoner-b": Recipe(seed=1, layers=5, width=112, heads=4, mlp=448, steps=6000),
@@ -28,6 +109,7 @@ RECIPES: Final[dict[str, Recipe]] = {
     "answer-only": Recipe(seed=5, regime="answer_only", batch=128, steps=4000),
     "alchemist": Recipe(world="alchemy", seed=6),
     "null": Recipe(world="null", seed=7, layers=2, width=64, heads=2, mlp=256, context=256, steps=1500),
+    **LADDER,
 }
 
 
