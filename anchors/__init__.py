@@ -13,19 +13,23 @@ if TYPE_CHECKING:
     from anchors.attention import ablate_heads, receiver_heads, shared_receiver_heads
     from anchors.comparison import agreement
     from anchors.compression import best_subset, compress_curve, compress_trace
-    from anchors.confidence import sentence_confidence
+    from anchors.confidence import Definition, sentence_confidence, trace_confidence
     from anchors.datasets import load_traces
     from anchors.effects import sentence_effects
     from anchors.extras import MissingExtra
     from anchors.importance import counterfactual_importance, forced_importance, headroom, resampling_importance
     from anchors.models import CapabilityError, Sampling, load_model
     from anchors.models.checks import check_model
+    from anchors.online import EarlyStop, replay_online, vote_online
     from anchors.persistence import resilience
+    from anchors.prompts import base_prompt, chat_prompt, place_in_chat
     from anchors.report import write_report
     from anchors.resampling import plan_resampling, resample, resample_traces, write_trace, write_traces
     from anchors.rollouts import Rollouts
     from anchors.scores import Scores
     from anchors.scoring import score_traces
+    from anchors.stopping import Anchors
+    from anchors.strategy import strategy_features
     from anchors.suppression import suppress
     from anchors.trace import Sentence, Trace
     from anchors.transfer import (
@@ -37,12 +41,13 @@ if TYPE_CHECKING:
         transfer_anchors,
         transfer_matrix,
     )
+    from anchors.voting import majority_at, pass_at, vote
 
 _MODULES = {
     "comparison": ("agreement",),
     "compression": ("best_subset", "compress_curve", "compress_trace"),
     "attention": ("ablate_heads", "receiver_heads", "shared_receiver_heads"),
-    "confidence": ("sentence_confidence",),
+    "confidence": ("Definition", "sentence_confidence", "trace_confidence"),
     "datasets": ("load_traces",),
     "effects": ("sentence_effects",),
     "extras": ("MissingExtra",),
@@ -52,10 +57,14 @@ _MODULES = {
     "models.checks": ("check_model",),
     "report": ("write_report",),
     "resampling": ("plan_resampling", "resample", "resample_traces", "write_trace", "write_traces"),
+    "online": ("EarlyStop", "replay_online", "vote_online"),
     "persistence": ("resilience",),
+    "prompts": ("base_prompt", "chat_prompt", "place_in_chat"),
     "rollouts": ("Rollouts",),
     "scores": ("Scores",),
     "scoring": ("score_traces",),
+    "stopping": ("Anchors",),
+    "strategy": ("strategy_features",),
     "suppression": ("suppress",),
     "trace": ("Sentence", "Trace"),
     "transfer": (
@@ -67,12 +76,16 @@ _MODULES = {
         "transfer_anchors",
         "transfer_matrix",
     ),
+    "voting": ("majority_at", "pass_at", "vote"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "Anchors",
     "Calipers",
     "CapabilityError",
+    "Definition",
+    "EarlyStop",
     "MissingExtra",
     "Rollouts",
     "Sampling",
@@ -83,7 +96,9 @@ __all__ = [
     "TransferMatrix",
     "ablate_heads",
     "agreement",
+    "base_prompt",
     "best_subset",
+    "chat_prompt",
     "check_model",
     "compress_curve",
     "compress_trace",
@@ -93,8 +108,12 @@ __all__ = [
     "interaction",
     "load_model",
     "load_traces",
+    "majority_at",
+    "pass_at",
+    "place_in_chat",
     "plan_resampling",
     "receiver_heads",
+    "replay_online",
     "resample",
     "resample_traces",
     "resampling_importance",
@@ -105,9 +124,13 @@ __all__ = [
     "sentence_effects",
     "shared_receiver_heads",
     "shift_trend",
+    "strategy_features",
     "suppress",
+    "trace_confidence",
     "transfer_anchors",
     "transfer_matrix",
+    "vote",
+    "vote_online",
     "write_report",
     "write_trace",
     "write_traces",

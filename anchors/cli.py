@@ -11,14 +11,14 @@ from contextlib import contextmanager
 
 import typer
 
-from anchors.commands import experiments, report, scoring, transfer
+from anchors.commands import experiments, report, scoring, serve, transfer, vote
 from anchors.commands.lab import lab
 from anchors.models.base import CapabilityError
 
 INTERRUPTED = 130  # what typer exits with on Ctrl-C
 
 app = typer.Typer(add_completion=True, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-for module in (scoring, transfer, experiments, report):
+for module in (scoring, transfer, vote, experiments, report, serve):
     module.register(app)
 app.add_typer(lab, name="lab")
 

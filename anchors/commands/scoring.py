@@ -71,6 +71,10 @@ def score(
     alternatives: Annotated[
         int, typer.Option(help="draw until so many rollouts of a boundary mean something else")
     ] = 0,
+    stop_anchors: Annotated[
+        int,
+        typer.Option("--stop-anchors", help="stop once so many anchors are known; -n is then the most a boundary gets"),
+    ] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the bill and stop")] = False,
     json_output: Json = False,
     quiet: Quiet = False,
@@ -86,6 +90,10 @@ def score(
     sampling = _sampling(loaded.sampling, temperature, top_p, max_new_tokens)
     more: dict[str, Any] = {"reuse": reuse, "alternatives": alternatives}
     options: dict[str, Any] = {"n": n, "seed": seed, "sampling": sampling, "out": out, "price": price}
+    if stop_anchors:
+        from anchors.stopping import Anchors
+
+        options["stop"] = Anchors(k=stop_anchors)
     if dry_run:
         bill = plan_resampling(found, loaded, **options)
         typer.echo(json.dumps(bill.__dict__) if json_output else str(bill))

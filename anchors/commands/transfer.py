@@ -140,10 +140,9 @@ def _every(trace: Any, given: dict[str, Any], *, json_output: bool) -> None:
 
     from anchors.compression import COMPRESSORS, compress_trace
     from anchors.table import compressors_table
-    from anchors.transfer import EVERY
 
     found, left = [], {}
-    for name in dict.fromkeys([*EVERY, *COMPRESSORS]):
+    for name in COMPRESSORS:
         try:
             found.append(compress_trace(trace, method=name, **given))
         except (ValueError, CapabilityError) as error:
