@@ -22,7 +22,8 @@ demo: $(VENV)/.base  ## score a fresh reasoning trace by every method and write 
 	$(BIN)/anchors demo --out demo
 
 test: $(VENV)/.dev  ## the whole test suite, doctests and notebooks
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile tests anchors
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" tests anchors
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m slow -o addopts=-q tests  # too long with every call type-checked
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbmake --nbmake-timeout=180 -p no:cacheprovider notebooks
 
 lint: $(VENV)/.dev  ## style and types
@@ -55,7 +56,7 @@ bench: $(VENV)/.dev  ## speed against named baselines, parity with released numb
 bench-transfer: $(VENV)/.dev  ## planted pairs, nulls, compression, shift and cost of the transfer test
 	$(BIN)/python benchmarks/transfer.py
 
-MODEL ?= reasoner reasoner-b reasoner-char drafter swapped answer-only alchemist null
+MODEL ?= $(notdir $(wildcard anchors/lab/zoo/*))
 zoo: $(VENV)/.base  ## retrain the shipped models, or MODEL=NAME (10 to 40 minutes each on one core; continues when stopped)
 	set -e; for name in $(MODEL); do $(BIN)/anchors lab train anchors/lab/zoo/$$name --recipe $$name; done
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         transfer_anchors,
         transfer_matrix,
     )
+    from anchors.validity import length_complexity, validity_table
     from anchors.voting import majority_at, pass_at, vote
 
 _MODULES = {
@@ -76,6 +77,7 @@ _MODULES = {
         "transfer_anchors",
         "transfer_matrix",
     ),
+    "validity": ("length_complexity", "validity_table"),
     "voting": ("majority_at", "pass_at", "vote"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
@@ -106,6 +108,7 @@ __all__ = [
     "forced_importance",
     "headroom",
     "interaction",
+    "length_complexity",
     "load_model",
     "load_traces",
     "majority_at",
@@ -129,6 +132,7 @@ __all__ = [
     "trace_confidence",
     "transfer_anchors",
     "transfer_matrix",
+    "validity_table",
     "vote",
     "vote_online",
     "write_report",

@@ -61,6 +61,7 @@ def test_all_that_was_asked_and_differs_is_kept(trace, rollouts, found):
         assert differing <= {r.sample for r in found.at(k)}
 
 
+@pytest.mark.slow
 def test_counterfactual_scores_come_closer_to_truth_and_cover_it():
     plain_errors, errors, inside = [], [], []
     for seed in range(5):

@@ -154,6 +154,7 @@ def test_classes_compare_unique_answers_only(monkeypatch):
 
 @given(st.lists(st.sampled_from([a for pair in STRINGS for a in pair] + [NO_ANSWER]), max_size=12))
 @settings(max_examples=50, deadline=None)
+@pytest.mark.slow
 def test_classes_are_an_equivalence(given_answers):
     labels = answer_classes(given_answers)
     assert answer_classes(labels) == labels

@@ -193,3 +193,11 @@ def test_the_thought_of_a_world_is_read_as_the_arms_read_it():
             f"{problem[1]} gives {values[problem[1]]}.",
             f"{values[problem[1]]} gives {world.gold(problem)}.",
         ]
+
+
+@pytest.mark.skipif(SHIPPED, reason="the recall models ship")
+def test_without_models_nothing_is_claimed():
+    evidence = run(Setting("quick"))
+    verdict = judge(evidence)
+    assert verdict.word == "inconclusive" and "mini-recall, mini-recall-b" in verdict.reason
+    assert evidence.primary.n == 0 and np.isnan(evidence.primary.effect)

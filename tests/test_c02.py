@@ -48,7 +48,7 @@ def test_equivalence_is_wrongly_claimed_at_most_one_time_in_twenty():
 def test_a_tiny_run_leaves_a_result_and_a_figure(tmp_path):
     result = run_experiment("C2", Setting(preset="tiny", out=tmp_path))
     assert {path.name for path in tmp_path.iterdir()} >= {"C2.json", "C2.svg", "C2.png"}
-    assert result.evidence.primary.n == 24
+    assert result.evidence.primary.n == 16
     arms = {row["arm"]: row for row in result.evidence.tables["arms"]}
     assert arms["mini-draft"]["trace tokens"] < 0.5 * arms["mini-normal"]["trace tokens"]
     assert arms["mini-answer-only"]["trace tokens"] == 0

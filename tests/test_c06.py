@@ -7,9 +7,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from anchors.budget import majority_at, pass_at
 from anchors.experiments import Setting, run_experiment
 from anchors.experiments.c06_budget import _asymptotes, _Curves, judge
+from anchors.voting import majority_at, pass_at
 from tests.ladders import evidence, interval, needs
 
 BUDGETS = [1, 2, 4, 8, 16, 32, 64]
@@ -21,18 +21,20 @@ def curves(rng, n, *, reasoner, modes):
     rows = [rng.choice(["g", "w", "v"], 64, p=(0.5, 0.3, 0.2) if good else (0.2, 0.5, 0.3)) for good in right_mode]
     answers = [list(map(str, row)) for row in rows]
     marks = np.array(rows) == "g"
-    majority = majority_at(answers, ["g"] * n, BUDGETS, seed=rng)
+    majority = np.array([[majority_at(row, "g", k, draws=200, seed=0) for k in BUDGETS] for row in answers])
+    passing = np.array([[pass_at(int(row.sum()), len(row), k) for k in BUDGETS] for row in marks])
     single = (rng.random(n) < reasoner).astype(float)
-    return _Curves(majority, pass_at(marks, BUDGETS), single, single, {}, 0.0)
+    return _Curves(majority, passing, single, single, {}, 0.0)
 
 
 @pytest.mark.parametrize(
-    ("reasoner", "modes", "word"), [(0.95, 0.4, "holds"), (0.3, 0.9, "fails"), (0.6, 0.6, "inconclusive")]
+    ("reasoner", "modes", "word"), [(0.95, 0.4, "holds"), (0.3, 0.9, "fails"), (0.9, 0.6, "inconclusive")]
 )
 def test_the_verdict_follows_the_lead_over_the_asymptote(reasoner, modes, word):
     lead, end = _asymptotes([curves(np.random.default_rng(2), 150, reasoner=reasoner, modes=modes)], BUDGETS, 0)
     assert judge(evidence(lead, end)).word == word
-    assert end.low - 0.08 <= modes <= end.high + 0.08 and lead.effect + end.effect == pytest.approx(reasoner, abs=0.12)
+    assert end.high >= modes - 0.05, "a power law may overstate where a vote ends, never understate it"
+    assert lead.effect + end.effect == pytest.approx(reasoner, abs=0.12)
 
 
 def test_with_several_rungs_the_seed_is_the_unit():

@@ -179,6 +179,7 @@ def test_models_that_are_not_shipped_are_named(monkeypatch):
 
 
 @pytest.mark.skipif(not SHIPPED, reason="the alchemy models are not in the zoo")
+@pytest.mark.slow
 def test_it_runs(tmp_path):
     found = c07.run(Setting("tiny"))
     assert found.primary.n == 5 and found.tables["larger model"]

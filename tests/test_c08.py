@@ -172,6 +172,7 @@ def test_the_verdict_needs_both(tmp_path):
     assert judge(found).reason.count(ADJUSTED) >= 1
 
 
+@pytest.mark.slow
 def test_it_runs(tmp_path):
     found = run(Setting("tiny", out=tmp_path))
     again = run(Setting("tiny", out=tmp_path))  # from the stored rollouts

@@ -125,6 +125,7 @@ def test_the_worth_of_sentences_is_that_of_the_world(problem_trace):
     assert sentence_rows(problem_trace.prompt, "3", [off], model, WORLD) == []
 
 
+@pytest.mark.slow
 def test_a_tiny_run_leaves_result_and_figure(tmp_path):
     result = run_experiment("C9", Setting("tiny", out=tmp_path))
     assert result.verdict.word in ("holds", "fails", "inconclusive")

@@ -96,6 +96,7 @@ def test_traces_are_paired_by_name():
     assert names == ["y"] and table.tolist() == [[2.0], [3.0]]
 
 
+@pytest.mark.slow
 def test_a_tiny_run_leaves_its_json_and_figure_and_goes_on(tmp_path):
     setting = Setting(preset="tiny", out=tmp_path)
     result = run_experiment("C10", setting)

@@ -84,6 +84,7 @@ def test_error_rates_of_the_rule():
 
 
 @pytest.mark.skipif("swapped" not in lab_models(), reason="the readers are not built")
+@pytest.mark.slow
 def test_a_tiny_run_leaves_its_json_and_figure(tmp_path):
     result = run_experiment("C11", Setting(preset="tiny", out=tmp_path))
     assert result.verdict.word in ("holds", "fails", "inconclusive") and result.claim == CLAIM

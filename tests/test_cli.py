@@ -76,6 +76,7 @@ def lab_run(tmp_path_factory):
 CHEAP = ("--reader", "lab/reasoner-b", "--relaxed", "-k", "2", "-n", "6", "-q")
 
 
+@pytest.mark.slow
 def test_transfer_reads_a_run_and_the_same_command_continues(run, lab_run, tmp_path):
     words = ("transfer", lab_run, *CHEAP)
     code, out, _ = run(*words, "--out", tmp_path / "found.json")
@@ -90,6 +91,7 @@ def test_transfer_reads_a_run_and_the_same_command_continues(run, lab_run, tmp_p
     assert records == {path: path.stat().st_mtime_ns for path in (lab_run / "transfer").glob("*.json")}
 
 
+@pytest.mark.slow
 def test_transfer_takes_stored_scores_operations_and_an_answer(run, lab_run):
     words = ("--method", "suppression", "--operations", "block", "--controls", "2", "--answer", "own", "--json")
     code, out, _ = run("transfer", lab_run, *CHEAP, *words)
@@ -99,6 +101,7 @@ def test_transfer_takes_stored_scores_operations_and_an_answer(run, lab_run):
     assert code == 0 and json.loads(out)["traces"] + len(json.loads(out)["excluded"]) == 2
 
 
+@pytest.mark.slow
 def test_transfer_refuses_wrong_use_with_one_line(run, lab_run, checkpoints):
     for words, message in (
         (("--reader", "lab/reasoner"), "writer and reader are the same model"),
@@ -202,9 +205,10 @@ def test_check_prints_every_check_and_fails_with_them(run, checkpoints, monkeypa
     assert code == 0 and out.count("ok  ") == 9
     import torch
 
-    monkeypatch.setattr(
-        "anchors.models.attention_pass.visible", lambda q, k, w: torch.ones(len(q), len(k), dtype=torch.bool)
-    )
+    def everything(call, past, view):
+        return torch.nn.functional.scaled_dot_product_attention(call.query, call.key, call.value, enable_gqa=True)
+
+    monkeypatch.setattr("anchors.models.attention_pass.attend_view", everything)
     code, out, _ = run("check", checkpoints["qwen3"])
     assert code == 1 and "FAIL causality" in out
 

@@ -13,6 +13,7 @@ from anchors.models.base import Completion
 
 
 @pytest.mark.parametrize("name", ["expression", "alchemy", "recall"])
+@pytest.mark.slow
 def test_a_perfect_copy_reaches_its_ceilings(name):
     world = load_world(name)
     model = WorldModel(world)
@@ -55,10 +56,11 @@ def test_a_trace_that_stops_where_the_program_goes_on_is_off_it():
     assert found.answered == 1 and found.on_program == 0
 
 
-def test_use_of_the_trace_is_not_measured_where_every_trace_ends_right():
+def test_where_every_trace_ends_right_only_the_use_of_a_wrong_one_is_not_measured():
     world = load_world("expression", slip=0, right_plan=1)
     used = trace_use(load_model("lab/reasoner"), world, problems=3)
-    assert used.handed == 0 and np.isnan(used.follows_wrong)
+    assert used.handed == 3 and np.isnan([used.follows_wrong, used.gold_given_wrong]).all()
+    assert used.follows_swapped == 1 and used.gold_given_swapped == 0 and 0 <= used.gold_given_none <= 1
 
 
 def test_a_model_without_steps_has_no_share_of_right_ones():

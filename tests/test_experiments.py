@@ -57,6 +57,7 @@ def test_inconclusive_names_what_it_would_have_found() -> None:
     assert verdict.detectable == pytest.approx(values.std(ddof=1) * 0.66, rel=0.1)
 
 
+@pytest.mark.slow
 def test_equivalence_errs_at_most_at_its_level_on_the_margin() -> None:
     rng = np.random.default_rng(2)
     words = [equivalent(mean_finding("gain", rng.normal(0.5, 1, 25), of="x", unit=""), 0.5).word for _ in range(2000)]

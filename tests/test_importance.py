@@ -348,6 +348,7 @@ def test_numbers_follow_from_the_seed_and_survive_saving(planted, tmp_path):
     assert np.array_equal(loaded.values, first.values) and loaded.details == first.details
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_exact_truth_of_a_world():
     world, hits, other = load_world("expression"), [], []
     for seed in range(10):

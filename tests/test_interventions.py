@@ -105,6 +105,7 @@ def check(edited: Trace, trace: Trace) -> None:
 
 @given(parts(), st.integers(0, 99))
 @settings(max_examples=100, deadline=None)
+@pytest.mark.slow
 def test_every_edit_is_a_valid_trace_and_leaves_its_input_alone(drawn, seed):
     trace = build(*drawn)
     before = copy.deepcopy(trace)

@@ -65,6 +65,7 @@ def test_unknown_world_is_named():
         load_world("nowhere")
 
 
+@pytest.mark.slow
 def test_exact_truth_against_simulated_continuations():
     """10^5 simulated continuations over the boundaries of a trace with a wrong plan, a slip and a check."""
     rng = random.Random(11)
@@ -95,6 +96,7 @@ def test_importance_is_exact_where_it_can_be_worked_out_by_hand():
     np.testing.assert_allclose(rows, [[0.5, 0.5], [0.5, 0.5], [0, 1], [0, 1]])
 
 
+@pytest.mark.slow
 def test_fillers_and_restatements_have_no_importance():
     rng = random.Random(4)
     for _ in range(30):

@@ -164,6 +164,7 @@ def test_gold_prefers_lower_cost_then_rows():
     assert not valid_plan(square, "east") and not valid_plan(square, "") and not valid_plan(OPEN, "south east east")
 
 
+@pytest.mark.slow
 def test_exact_truth_against_simulated_continuations():
     """2 * 10^4 simulated continuations over the boundaries of a trace with a tie, a slip, a check and a restart."""
     world, rng = load_world("maze", slip=0.1, check=0.7), random.Random(3)

@@ -25,6 +25,7 @@ PROBLEM = ((("candy", "river"), ("candle", "stone"), ("stone", "4"), ("river", "
 
 @given(st.integers(0, 10**9), KNOBS, st.sampled_from(["verbose", "draft"]))
 @settings(max_examples=300, deadline=None)
+@pytest.mark.slow
 def test_the_world_keeps_its_promises(seed, knobs, form):
     world, rng = load_world("recall", format=form, **knobs), random.Random(seed)
     assert isinstance(world, World)
@@ -87,6 +88,7 @@ def test_a_meaning_is_one_event():
     assert {WORLD.meaning(f" {text}") for text in FILLERS} == {"filler"}
 
 
+@pytest.mark.slow
 def test_exact_truth_against_simulated_continuations():
     """2 * 10^4 simulated continuations over the boundaries of a trace with a decoy, a wrong recall, a doubt and a check."""
     rng = random.Random(11)

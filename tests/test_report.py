@@ -353,6 +353,7 @@ def test_every_control_has_a_label(tmp_path):
 # --- size ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_report_of_150_sentences_is_under_a_megabyte(tmp_path):
     trace = a_trace(150)
     long = " This first sentence {i} of an alternative is as long as they usually are, {i}{i}. \\boxed{{{a}}}"

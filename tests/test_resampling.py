@@ -152,6 +152,7 @@ resample(trace, load_model(sys.argv[1]), n=60, sampling=Sampling(1.0, 1.0, 30), 
 """
 
 
+@pytest.mark.slow
 def test_kill_9_loses_only_rollouts_in_flight(checkpoints, problem_trace, tmp_path):
     problem_trace.save(tmp_path / "trace.json")
     command = [

@@ -116,6 +116,7 @@ def test_the_interval_of_a_product_against_simulation():
 
 
 @pytest.mark.parametrize("name", ["expression", "alchemy"])
+@pytest.mark.slow
 def test_reuse_is_exact_and_much_narrower_on_a_worlds_own_rollouts(name):
     world = load_world(name)
     inside, widths = [], []

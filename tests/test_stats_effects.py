@@ -225,6 +225,7 @@ def test_slope_of_odd_input():
         stats.slope_interval([0.0, 1.0], [0.0], ["a", "b"])
 
 
+@pytest.mark.slow
 def test_adjusted_p_values_agree_with_statsmodels():
     multitest = pytest.importorskip("statsmodels.stats.multitest")
     rng = np.random.default_rng(12)

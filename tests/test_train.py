@@ -19,6 +19,7 @@ from anchors.lab.worlds.expression import WORLD
 
 
 @pytest.mark.parametrize("name", ["expression", "alchemy"])
+@pytest.mark.slow
 def test_every_word_is_one_token(name):
     world = load_world(name)
     tokenizer = build_tokenizer(world, texts=500)
@@ -96,6 +97,7 @@ def test_the_character_tokenizer_merges_nothing():
         build_tokenizer(WORLD, "word")
 
 
+@pytest.mark.slow
 def test_a_recipe_names_its_regime_knobs_and_tokenizer(tmp_path):
     recipe = replace(
         TINY, regime="0.5 draft + 0.5 answer_only", knobs=(("length", (3, 3)),), tokenizer="char", context=400
@@ -116,6 +118,7 @@ def train_and_card_small(recipe, folder):
     return write_card(recipe, train(recipe, folder, held_out=2), problems=9, traces=1, n=4)
 
 
+@pytest.mark.slow
 def test_every_shipped_model_has_a_recipe_and_the_recipe_fits_its_world():
     assert set(RECIPES) >= {"reasoner", "reasoner-b", "reasoner-char", "drafter", "swapped", "answer-only", "alchemist"}
     tokenizers = {}

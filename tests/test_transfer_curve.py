@@ -239,6 +239,7 @@ def test_short_traces_have_the_best_of_all_subsets_as_their_ceiling():
     assert "best_subset" not in raw and raw["anchors"].points[0].outcome.n == 4, "the long trace has no best subset"
 
 
+@pytest.mark.slow
 def test_every_compressor_runs_on_a_real_reader(problem_trace):
     from anchors.compression import COMPRESSORS
     from anchors.models import load_model

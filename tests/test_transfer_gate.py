@@ -172,6 +172,7 @@ def test_a_primary_operation_hardly_measured_is_inconclusive(measured):
     assert found.verdict == "inconclusive" and f"measured on {measured} traces" in found.reason
 
 
+@pytest.mark.slow
 def test_null_readers_are_rarely_said_to_carry_the_anchors():
     """The gate is open, the writer's anchors are real, and the reader's d is noise: 5 % would be said at most."""
     rng = np.random.default_rng(0)
@@ -199,6 +200,7 @@ def test_the_interval_of_a_known_effect_covers_it(traces):
     assert boot < 0.93, "over few traces the cluster bootstrap covers too little, so the verdict does not rest on it"
 
 
+@pytest.mark.slow
 def test_random_scores_name_sentences_that_move_no_reader(monkeypatch):
     """From scores to d with everything between: random scores, a reader with real but unrelated weights."""
     monkeypatch.setattr("anchors.transfer.trace_reading.RANDOM_DRAWS", 1)

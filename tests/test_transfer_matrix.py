@@ -97,6 +97,7 @@ def test_the_trend_has_a_direction():
     assert found.slope.low > 0 and found.trend is not None and found.trend.p > 0.99
 
 
+@pytest.mark.slow
 def test_a_flat_axis_is_rarely_called_a_trend():
     rng, flat = np.random.default_rng(2), dict.fromkeys(LEVELS, 0.5)
     found = [shift_trend("seed", axis(rng, flat, traces=8)) for _ in range(40)]

@@ -144,6 +144,7 @@ def test_rollouts_of_the_reader_that_are_given_are_used():
     assert run.gate.conditions[0].found.endswith("0.00"), "P(outcome) without the trace is read from them too"
 
 
+@pytest.mark.slow
 def test_neighbours_share_no_rollout_so_the_permutation_keeps_its_level():
     """Anchor and partner are adjacent, as they mostly are; nothing is planted."""
     trace, fired = build_trace(words=[4] * 4), 0

@@ -63,6 +63,7 @@ def test_kept_sentences_against_simulation():
     assert abs(hits / n - p) <= 4.5 * np.sqrt(p * (1 - p) / n)
 
 
+@pytest.mark.slow
 def test_all_subsets_of_a_short_trace():
     trace = short_trace(WORLD)
     problem, sentences = WORLD.parse(trace.prompt), [s.text.strip() for s in trace.sentences]
@@ -138,6 +139,7 @@ def test_a_check_depends_on_every_step_and_a_draft_on_what_it_leaves_out():
         assert seen >= 3
 
 
+@pytest.mark.slow
 def test_a_sentence_nothing_depends_on_changes_no_later_step():
     """No path to a later step: resampling importance for the answer is exactly zero."""
     world = ExpressionWorld(decoy=0.5, reconsider=0.0, check=0.0)
@@ -188,6 +190,7 @@ def test_the_exact_filter_knows_events_and_not_words():
     assert found.tolist() == [True, False, False]
 
 
+@pytest.mark.slow
 def test_no_anchor_is_found_where_nothing_is_planted():
     """120 null traces at fdr .05: the share with any anchor stays under 5 % but for chance (p > .001)."""
     from scipy.stats import binomtest

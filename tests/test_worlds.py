@@ -23,6 +23,7 @@ EVERY = [(name, form) for name in WORLDS for form in FORMATS]
 @pytest.mark.parametrize(("name", "form"), EVERY)
 @given(seed=st.integers(0, 10**9))
 @settings(max_examples=12, deadline=None)
+@pytest.mark.slow
 def test_every_world_keeps_its_promises(name, form, seed):
     world, rng = load_world(name, format=form), random.Random(seed)
     problem = world.problem(rng)
@@ -83,6 +84,7 @@ def test_traces_are_drawn_with_the_probabilities_of_the_moves(name):
 
 
 @pytest.mark.parametrize("name", ["expression", "alchemy"])
+@pytest.mark.slow
 def test_a_draft_is_shorter_and_has_the_same_exact_answers(name):
     verbose, draft, rng = load_world(name), load_world(name, format="draft"), random.Random(2)
     problems = [verbose.problem(rng) for _ in range(8)]
@@ -135,6 +137,7 @@ def test_noise_touches_the_question_only_and_at_its_rate():
         perturbed(words, 0.1, random.Random(0), kind="swap")
 
 
+@pytest.mark.slow
 def test_decoys_and_restated_facts_have_no_importance():
     from anchors.lab.truth import exact_counterfactual_importance, exact_resampling_importance
 
@@ -194,6 +197,7 @@ def test_the_task_axis_of_the_paper(level):
     assert ({op for task in test for op in task} <= seen) == (level in ("ID", "CMP"))
 
 
+@pytest.mark.slow
 def test_longer_chains_and_elements_are_problems_too():
     world, rng = AlchemyWorld(length=(2, 6), tasks=(("rotate", "shift", "reverse"), ("shift",))), random.Random(0)
     for _ in range(6):
@@ -203,6 +207,7 @@ def test_longer_chains_and_elements_are_problems_too():
         assert world.gold(problem) in answers and sum(answers.values()) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_an_order_that_does_not_matter_is_a_decoy_without_effect():
     from anchors.lab.truth import exact_counterfactual_importance
 

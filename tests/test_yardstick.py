@@ -23,6 +23,7 @@ def test_exact_truth_gets_full_marks_and_its_negative_the_opposite():
     assert perfect.auroc == perfect.auroc_idle == perfect.precision == 1 and np.isnan(perfect.counterfactual)
 
 
+@pytest.mark.slow
 def test_noise_is_at_chance():
     rng = np.random.default_rng(0)
     planted = [p for p in (plant(world_trace(WORLD, seed=s), WORLD) for s in range(40)) if p.anchors.any()]

@@ -15,7 +15,7 @@ from anchors.models import ZOO, lab_models, load_model
 from anchors.models.checks import check_model
 
 SHIPPED = ("reasoner", "reasoner-b", "reasoner-char", "drafter", "swapped", "answer-only", "alchemist")
-PROBLEMS, FEW = 40, 16
+PROBLEMS, FEW = 24, 12
 LARGE = tuple(name for name in lab_models() if name not in LADDER)
 
 
@@ -58,6 +58,7 @@ def test_a_card_is_complete_and_its_recipe_is_the_one_make_zoo_trains(name):
 
 
 @pytest.mark.parametrize("name", lab_models())
+@pytest.mark.slow
 def test_a_cards_figures_are_reproduced_on_a_small_sample(name):
     card, model = card_of(name), load_model(f"lab/{name}", check=False)
     known, problems = card["evaluation"], PROBLEMS if name in LARGE else FEW
@@ -80,6 +81,7 @@ def test_a_cards_use_of_a_trace_is_reproduced_on_a_small_sample(name):
 
 
 @pytest.mark.parametrize("name", [name for name in LARGE if "tv" in card_of(name)["evaluation"]])
+@pytest.mark.slow
 def test_a_calibration_is_reproduced_on_a_small_sample(name):
     card = card_of(name)
     found = calibration(load_model(f"lab/{name}"), program_of(card), traces=1, n=60, seed=1)

@@ -64,6 +64,8 @@ def _same_run(made: dict[str, Any], setting: Any) -> bool:
 
 
 def _effect(row: dict[str, Any]) -> str:
+    if row["effect"] != row["effect"]:
+        return "not measured"
     text = f"{row['effect']:+.2g} [{row['low']:+.2g}, {row['high']:+.2g}] {row['unit']}"
     return text if row["detectable"] is None else f"{text} (detectable: {row['detectable']:.2g})"
 

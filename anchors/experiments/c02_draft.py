@@ -48,8 +48,8 @@ CLAIM: Final = Claim(
     "difference lies outside the margin, or the ratio's interval above .5; inconclusive: neither, or verbose traces gain "
     "nothing over answers only",
     shows="whether models trained on drafts answer as well as models trained on full sentences, and what a draft saves",
-    does_not_show="that a large model prompted for drafts does as well: here format is trained, not asked for; nor what drafts cost "
-    "on tasks too hard for either model, since the shipped ones are both at their ceiling",
+    does_not_show="that a large model prompted for drafts does as well: here format is trained, not asked for; nor what drafts "
+    "cost on tasks too hard for either model, since the shipped ones are both at their ceiling",
 )
 MOST_TOKENS: Final = 0.5
 VERBOSE, DRAFT, NONE, READER = "mini-normal", "mini-draft", "mini-answer-only", "mini-normal-b"
@@ -60,13 +60,13 @@ def run(setting: Setting) -> Evidence:
     from anchors.lab.recipes import LADDER
 
     world = world_of(LADDER[VERBOSE])
-    problems = distinct_problems(world, setting.pick(tiny=24, quick=1600, full=1000), seed=setting.seed)
+    problems = distinct_problems(world, setting.pick(tiny=16, quick=1600, full=1000), seed=setting.seed)
     prompts = [world.prompt(problem) for problem in problems]
     ladder = rungs(setting, {arm: LADDER[arm] for arm in (VERBOSE, DRAFT, NONE, READER)})
     asked = {arm: [ask(rung[arm], prompts, seed=setting.seed) for rung in ladder] for arm in (VERBOSE, DRAFT, NONE)}
     right = {arm: [right_answers(world, problems, a.answers)[:, 0] for a in per] for arm, per in asked.items()}
     spent = {arm: [_trace_tokens(rung[arm], a) for rung, a in zip(ladder, asked[arm], strict=True)] for arm in asked}
-    handed = setting.pick(tiny=12, quick=300, full=300)
+    handed = setting.pick(tiny=6, quick=300, full=300)
     crossed = [_cross(rung, asked[VERBOSE][i], problems[:handed], world) for i, rung in enumerate(ladder)]
     findings = (
         difference("draft - verbose", right[DRAFT], right[VERBOSE]),

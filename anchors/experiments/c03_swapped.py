@@ -86,13 +86,13 @@ def _on_world(setting: Setting, name: str) -> _World:
 
     arms = ARMS[name]
     world = world_of(LADDER[arms[NORMAL]])
-    count = setting.pick(tiny=16, quick=300 if name == "maze" else 1000, full=1000)
+    count = setting.pick(tiny=8, quick=300 if name == "maze" else 1000, full=1000)
     problems = distinct_problems(world, count, seed=setting.seed)
     prompts = [world.prompt(problem) for problem in problems]
     ladder = rungs(setting, {arm: LADDER[arm] for arm in arms})
     asked = {arm: [ask(rung[arm], prompts, seed=setting.seed) for rung in ladder] for arm in arms}
     right = {arm: [right_answers(world, problems, a.answers)[:, 0] for a in per] for arm, per in asked.items()}
-    handed = setting.pick(tiny=8, quick=200, full=300)
+    handed = setting.pick(tiny=4, quick=200, full=300)
     crossed = [_cross(rung, arms, problems[:handed], world) for rung in ladder]
     tables = {arm: _validity(asked[arm], right[arm], problems, world) for arm in arms[:NONE]}
     findings = (

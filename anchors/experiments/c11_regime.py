@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -66,8 +67,8 @@ def run(setting: Setting) -> Evidence:
     from anchors.lab.worlds import load_world
 
     world, writer = load_world("expression"), setting.model("lab/reasoner")
-    n = setting.pick(tiny=24, quick=80, full=100)
-    traces = setting.pick(tiny=4, quick=16, full=40)
+    n = setting.pick(tiny=24, quick=60, full=100)
+    traces = setting.pick(tiny=4, quick=14, full=40)
     runs = model_runs(world, writer, traces=traces, n=n, seed=setting.seed, out=_kept(setting, f"writer-{writer.name}"))
     models = rungs(setting)
     readings = [{arm: _read(setting, runs, reader) for arm, reader in rung.items()} for rung in models]
@@ -114,7 +115,7 @@ def _read(setting: Setting, runs: Sequence[Rollouts], reader: Any) -> Transfer:
     from anchors.lab.worlds import load_world
 
     out = _kept(setting, f"read-by-{reader.name}")
-    return handed_over(runs, reader, load_world("expression"), n=setting.pick(tiny=8, quick=30, full=50), out=out)
+    return handed_over(runs, reader, load_world("expression"), n=setting.pick(tiny=8, quick=20, full=50), out=out)
 
 
 def _kept(setting: Setting, name: str) -> Path | None:
@@ -168,7 +169,12 @@ def draw(result: Result, ax: Axes | None = None) -> Axes:
     """d in the reader of every regime with its 95 % interval; the dotted line is the writer's own."""
     from anchors.plotting.style import INK, QUIET, SUPPORTS, axes_of, words
 
-    rows = [row for row in result.evidence.tables["readers"] if row["seed"] == 0]
+    numbers = ("low", "high", "d", "writer d")  # null in the file where they could not be measured
+    rows = [
+        row | {k: nan if row[k] is None else row[k] for k in numbers}
+        for row in result.evidence.tables["readers"]
+        if row["seed"] == 0
+    ]
     ax = axes_of(ax, height=0.55 + 0.19 * len(rows))
     ax.axvline(0, color=QUIET, lw=0.5, zorder=1)
     ax.axvline(rows[0]["writer d"], color=SUPPORTS, lw=0.8, ls=":", zorder=1)

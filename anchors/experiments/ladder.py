@@ -67,9 +67,10 @@ def rungs(setting: Setting, arms: Mapping[str, Recipe]) -> list[Rung]:
 
 
 def _loaded(name: str) -> LensModel:
+    """A model by name; the tests check the shipped ones, so that only others are checked here."""
     from anchors.models import load_model
 
-    return load_model(name)
+    return load_model(name, check=not name.startswith("lab/"))
 
 
 def trained(recipe: Recipe, folder: Path) -> LensModel:

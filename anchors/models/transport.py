@@ -247,7 +247,7 @@ def _duration(text: str | None) -> float:
     if re.fullmatch(r"\d+(\.\d+)?", text):
         return float(text)
     parts = re.findall(r"(\d+(?:\.\d+)?)(ms|s|m|h)", text)
-    return sum(float(value) * _SECONDS[unit] for value, unit in parts)
+    return sum((float(value) * _SECONDS[unit] for value, unit in parts), 0.0)
 
 
 def _anything(reply: Any) -> Any:
