@@ -7,27 +7,21 @@ What each measurement compares stands in `speed_resampling.py` and `speed_whiteb
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 
 from timing import Result, machine, measured_model
 
-MEASUREMENTS = ("resampling", "suppression", "attention", "memory")
+MEASUREMENTS = ("resampling", "whitebox")
 
 
 def main() -> None:
     options = _options()
-    if options.memory:
-        from speed_whitebox import peak_growth
-
-        print(json.dumps(peak_growth(options.memory, options.tokens)))
-        return
     print_table(list(_results(options)))
 
 
 def _results(options: argparse.Namespace) -> Iterator[Result]:
     from speed_resampling import resampling
-    from speed_whitebox import MEMORY_TOKENS, attention, memory, suppression
+    from speed_whitebox import results
 
     model, about = measured_model(options.model)
     repeats = options.repeats or (3 if options.quick else 7)
@@ -35,13 +29,8 @@ def _results(options: argparse.Namespace) -> Iterator[Result]:
     print(machine(), f"model: {about}", f"medians of {repeats} interleaved repetitions (resampling: {few})", sep="\n")
     if "resampling" in options.only:
         yield from resampling(model, n=4 if options.quick else options.n, repeats=few, quick=options.quick)
-    if "suppression" in options.only:
-        for tokens in (100, 400):
-            yield suppression(model, tokens, repeats)
-    if "attention" in options.only:
-        yield attention(model, 400, repeats)
-    if "memory" in options.only:
-        yield memory(MEMORY_TOKENS[options.quick])
+    if "whitebox" in options.only:
+        yield from results(repeats=repeats, quick=options.quick)
 
 
 def _options() -> argparse.Namespace:
@@ -53,8 +42,6 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--model", help="a local directory or hub id (default: lab/reasoner, else random weights)")
     parser.add_argument("--only", nargs="+", choices=MEASUREMENTS, default=MEASUREMENTS, help="what to measure")
-    parser.add_argument("--memory", choices=("ours", "baseline"), help=argparse.SUPPRESS)
-    parser.add_argument("--tokens", type=int, default=2000, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 

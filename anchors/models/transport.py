@@ -239,8 +239,8 @@ def _asked_pause(headers: Any) -> float:
 def _duration(text: str | None) -> float:
     """Seconds in "2", "1.5s", "350ms" or "1m30s"; 0 for anything else.
 
-    >>> [_duration(text) for text in ("2", "350ms", "1m30s", None, "soon")]
-    [2.0, 0.35, 90.0, 0.0, 0.0]
+    >>> [_duration(text) for text in ("2", "250ms", "1m30s", None, "soon")]
+    [2.0, 0.25, 90.0, 0.0, 0.0]
     """
     if text is None:
         return 0.0
