@@ -2,8 +2,8 @@
 
 1. Plan: which (boundary, sample) pairs are missing in the run directory.
 2. Price: a few of the missing rollouts are drawn first; their lengths and two rates give the bill (`anchors.billing`).
-3. Run: the rest is drawn batch by batch, and every finished rollout is committed at once. With `stop` it is drawn in rounds,
-   for all traces together, each round where the ones before left a decision open (`anchors.stopping`).
+3. Run: the rest is drawn batch by batch, and finished rollouts are committed several times a second. With `stop` it is
+   drawn in rounds, for all traces together, each round where the ones before left a decision open (`anchors.stopping`).
 4. Resume: the same call finds what is missing and draws only that.
 """
 
@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -27,6 +29,8 @@ from anchors.stopping import Anchors
 from anchors.trace import Trace
 
 logger = logging.getLogger(__name__)
+
+COMMIT = 0.25  # seconds
 
 
 def resample(
@@ -92,15 +96,43 @@ def resample_traces(
         while (pending := _pending(runs, sweeps, n)) and pending != before:
             before = pending
             bar.total = (bar.total or 0) + len(pending)
-            for job, rollout in _drawn(model, pending, sampling, seed, options):
-                by_id[job.trace].add([rollout])
-                spent += rollout.tokens
-                bar.set_postfix_str(f"{spent:,} tokens", refresh=False)
-                bar.update()
+            with _saving(by_id) as save:
+                for job, rollout in _drawn(model, pending, sampling, seed, options):
+                    save(job, rollout)
+                    spent += rollout.tokens
+                    bar.set_postfix_str(f"{spent:,} tokens", refresh=False)
+                    bar.update()
     for sweep in sweeps:
         spent = sweep.run.cost()
         logger.info("%s: %d rounds, %d rollouts, %d tokens", sweep.run.trace.id, sweep.rounds, *spent)
     return runs
+
+
+@contextmanager
+def _saving(runs: Mapping[str, Rollouts]) -> Iterator[Callable[[Job, Rollout], None]]:
+    """Store rollouts as they come, those of every `COMMIT` seconds in one transaction, and the last ones whatever happens.
+
+    A transaction waits for the disk, several milliseconds, in which a small model draws several rollouts.
+    """
+    held: dict[str, list[Rollout]] = {}
+    last = time.monotonic()
+
+    def flush() -> None:
+        nonlocal last
+        for trace, rollouts in held.items():
+            runs[trace].add(rollouts)
+        held.clear()
+        last = time.monotonic()
+
+    def save(job: Job, rollout: Rollout) -> None:
+        held.setdefault(job.trace, []).append(rollout)
+        if time.monotonic() - last >= COMMIT:
+            flush()
+
+    try:
+        yield save
+    finally:
+        flush()
 
 
 def _pending(runs: Sequence[Rollouts], sweeps: Sequence[AdaptiveSweep], n: int) -> list[Job]:

@@ -1,7 +1,7 @@
 """The store of rollouts: one SQLite file in the run directory, which survives anything and knows what is missing.
 
 1. A rollout is a row keyed by (trace, kind, position, sample); writing one twice is a no-op.
-2. WAL with full synchronisation: after kill -9 at most the rollouts in flight are lost.
+2. WAL with full synchronisation: after kill -9 at most the rollouts in flight and those of the last quarter second are lost.
 3. The settings that determine the numbers are stored; opening a run under others is refused, naming the difference.
    A rule of stopping changes no rollout: the last one is noted, and the run stays marked as adaptive.
 4. Answers are not stored: they are a pure function of the text and can be read again under another rule.

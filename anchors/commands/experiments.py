@@ -73,11 +73,18 @@ def _effect(row: dict[str, Any]) -> str:
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The summary as a markdown table."""
     head = "| claim | verdict | effect [95 %] | n | shows | does not show |\n|---|---|---|---|---|---|\n"
-    return head + "".join(
-        f"| {row['claim']} | **{row['verdict']}** | {row['finding']}: {_effect(row)} | {row['n']} | "
-        f"{row['shows']} | {row['does not show']} |\n"
+    cells = (
+        (
+            row["claim"],
+            f"**{row['verdict']}**",
+            f"{row['finding']}: {_effect(row)}",
+            row["n"],
+            row["shows"],
+            row["does not show"],
+        )
         for row in rows
     )
+    return head + "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in cells)
 
 
 def _show(rows: list[dict[str, Any]]) -> None:
