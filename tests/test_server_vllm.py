@@ -83,12 +83,12 @@ def test_what_vllm_offers_is_found(served: ServerModel) -> None:
 
 def test_rollouts_have_the_distribution_of_the_local_model(served: ServerModel, tmp_path) -> None:
     local = load_model("lab/reasoner")
-    options = {"n": 150, "seed": 0, "sampling": local.sampling, "progress": False}
+    options = {"n": 60, "seed": 0, "sampling": local.sampling, "progress": False}
     theirs, ours = resample(TRACE, served, out=tmp_path / "run", **options), resample(TRACE, local, **options)
     p = []
     for position in range(len(TRACE) + 1):
         counts = [Counter(extract_answer(r.text) or NO_ANSWER for r in side.at(position)) for side in (theirs, ours)]
-        assert sum(counts[0].values()) == 150
+        assert sum(counts[0].values()) == 60
         kinds = [kind for kind in counts[0] | counts[1] if counts[0][kind] + counts[1][kind] >= 10]
         if len(kinds) > 1:
             p.append(chi2_contingency([[side[kind] for kind in kinds] for side in counts]).pvalue)
