@@ -198,7 +198,7 @@ def draw(result: Result, ax: Axes | None = None) -> Axes:
         ax.vlines(x, row["low"], row["high"], color=hue, lw=0.9, zorder=2)
         ax.plot(x, row["d"], "o", ms=3.5, color=hue, zorder=3, label={0: "reader", 1: "reader, shifted"}.get(x))
         ax.plot(x, row["writer d"], "_", ms=9, color=QUIET, zorder=2, label=None if x else "writer's own")
-    ax.set_xticks(range(len(rows)), [row["name"] for row in rows], fontsize=6.5)
+    ax.set_xticks(range(len(rows)), [str(row["name"]) for row in rows], fontsize=6.5)
     words(ax, x="problem", y="anchors over controls (d)")
     legend_below(ax)
     return ax
