@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +20,7 @@ import numpy as np
 from anchors.experiments.base import Claim, Evidence, Finding, Result, Setting, Verdict
 from anchors.experiments.transfer_runs import (
     d_by_trace,
+    drawable,
     gold_share,
     handed_over,
     loss_by_trace,
@@ -186,12 +186,7 @@ def draw(result: Result, ax: Axes | None = None) -> Axes:
     from anchors.plotting.style import INK, QUIET, SUPPORTS, axes_of, legend_below, words
 
     ax = axes_of(ax, height=2.0)
-    numbers = ("low", "high", "d", "writer d")  # null in the file where they could not be measured
-    rows = [
-        row | {k: nan if row[k] is None else row[k] for k in numbers}
-        for row in result.evidence.tables["levels"]
-        if row["seed"] == 0
-    ]
+    rows = drawable(result.evidence.tables["levels"])
     ax.axhline(0, color=QUIET, lw=0.5, zorder=1)
     for x, row in enumerate(rows):
         hue = INK if row["level"] is None else SUPPORTS

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,7 +20,15 @@ import numpy as np
 
 from anchors.experiments.base import Claim, Evidence, Finding, Result, Setting, Verdict
 from anchors.experiments.c10_transfer import SEEDS, small_recipe
-from anchors.experiments.transfer_runs import d_by_trace, gold_share, handed_over, model_runs, paired, summary_row
+from anchors.experiments.transfer_runs import (
+    d_by_trace,
+    drawable,
+    gold_share,
+    handed_over,
+    model_runs,
+    paired,
+    summary_row,
+)
 from anchors.experiments.verdicts import mean_finding, superior
 
 if TYPE_CHECKING:
@@ -169,12 +176,7 @@ def draw(result: Result, ax: Axes | None = None) -> Axes:
     """d in the reader of every regime with its 95 % interval; the dotted line is the writer's own."""
     from anchors.plotting.style import INK, QUIET, SUPPORTS, axes_of, words
 
-    numbers = ("low", "high", "d", "writer d")  # null in the file where they could not be measured
-    rows = [
-        row | {k: nan if row[k] is None else row[k] for k in numbers}
-        for row in result.evidence.tables["readers"]
-        if row["seed"] == 0
-    ]
+    rows = drawable(result.evidence.tables["readers"])
     ax = axes_of(ax, height=0.55 + 0.19 * len(rows))
     ax.axvline(0, color=QUIET, lw=0.5, zorder=1)
     ax.axvline(rows[0]["writer d"], color=SUPPORTS, lw=0.8, ls=":", zorder=1)

@@ -115,3 +115,9 @@ def summary_row(name: str, run: Transfer, **more: Any) -> dict[str, Any]:
         "retained": float("nan") if primary.ratio is None else primary.ratio[0], "rank": rank,
         "verdict": run.verdict, "reason": run.reason,
     } | more  # fmt: skip
+
+
+def drawable(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The summary rows of the first seed; a number that could not be measured, which a file holds as null, is NaN again."""
+    numbers = ("low", "high", "d", "writer d")
+    return [row | {k: float("nan") if row[k] is None else row[k] for k in numbers} for row in rows if row["seed"] == 0]

@@ -48,7 +48,7 @@ def superior(found: Finding, *, above: float = 0.0, matters: float = 0.0) -> Ver
     if not math.isfinite(found.low) or not math.isfinite(found.high):
         return Verdict("inconclusive", f"{found.name} could not be measured on {found.n} {found.of}")
     bar = f"{above:+.3g} {found.unit}".strip()
-    if found.high < above + matters or (matters == 0 and found.high <= above):
+    if found.high <= above or found.high < above + matters:
         return Verdict("fails", f"{_said(found)} lies below {above + matters:+.3g}, the least that would matter")
     if found.low > above:
         return Verdict("holds", f"{_said(found)} lies above {bar}")

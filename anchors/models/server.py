@@ -79,7 +79,7 @@ class ServerModel:
         self._counted: dict[str, int] = {}
         usage = Usage(prices=prices)
         self.client = Client(base_url, concurrency=concurrency, tries=tries, timeout=timeout, usage=usage)
-        self.capabilities = asyncio.run(self._probe()) if _no_loop() else _elsewhere(self._probe)
+        self.capabilities = _run(self._probe)
         self.context = self.capabilities.context
 
     @property
@@ -226,7 +226,7 @@ class ServerModel:
         if not self.capabilities.echo:
             raise CapabilityError(f"{self.name} does not echo log-probabilities of a prompt; use a local model")
         pairs = list(zip(texts, starts, strict=True))
-        return asyncio.run(self._score(pairs)) if _no_loop() else _elsewhere(lambda: self._score(pairs))
+        return _run(lambda: self._score(pairs))
 
     async def _score(self, pairs: list[tuple[str, int]]) -> list[Scored]:
         gate = self.client.gate()
@@ -364,18 +364,14 @@ def _echoed(reply: Any, text: str, start: int) -> Scored:
 # -- running a loop beside the caller's ----------------------------------------------------------------------------------
 
 
-def _no_loop() -> bool:
+def _run(make: Any) -> Any:
+    """The result of a coroutine; where the caller (a notebook) already runs a loop, from a thread of its own."""
+    from concurrent.futures import ThreadPoolExecutor
+
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return True
-    return False
-
-
-def _elsewhere(make: Any) -> Any:
-    """Run a coroutine in a thread of its own: the caller (a notebook) already runs a loop."""
-    from concurrent.futures import ThreadPoolExecutor
-
+        return asyncio.run(make())
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(lambda: asyncio.run(make())).result()
 
