@@ -34,6 +34,7 @@ class AdaptiveSweep:
         self.outcome, _ = resolve_outcome(run, stop.outcome)
         self.own = np.zeros(len(run.trace) + 1, dtype=int)
         self.rounds = 0
+        self.waits_for: set[Key] = set()
         self._seen: dict[Key, tuple[int, bool, int]] = {}
         self._hits: dict[str, bool] = {}
 
@@ -46,11 +47,17 @@ class AdaptiveSweep:
             self._read()
             absent = [key for key in self._wanted() if key not in self._seen]
             if absent:
+                self.waits_for = set(absent)
                 return absent
             target = next_targets(self.own, self.draws(), stop=self.stop, n=self.n)
             if target is None:
                 return []
             self.own, self.rounds = target, self.rounds + 1
+
+    def take(self, rollout: Rollout) -> None:
+        """Take in a rollout of this round that was just drawn, before or after it is stored."""
+        self._seen[rollout.position, rollout.sample] = self._summary(rollout)
+        self.waits_for.discard((rollout.position, rollout.sample))
 
     def draws(self) -> Draws:
         """The rollouts of all rounds so far."""

@@ -3,7 +3,8 @@
 1. Plan: which (boundary, sample) pairs are missing in the run directory.
 2. Price: a few of the missing rollouts are drawn first; their lengths and two rates give the bill (`anchors.billing`).
 3. Run: the rest is drawn batch by batch, and finished rollouts are committed several times a second. With `stop` it is
-   drawn in rounds, for all traces together, each round where the ones before left a decision open (`anchors.stopping`).
+   drawn in rounds, each where the ones of its trace before it left a decision open (`anchors.stopping`), for all traces at
+   once.
 4. Resume: the same call finds what is missing and draws only that.
 """
 
@@ -12,12 +13,12 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tqdm.auto import tqdm
 
@@ -91,14 +92,13 @@ def resample_traces(
             tqdm.write(f"to draw: {bill}", file=sys.stderr)
     by_id = {run.trace.id: run for run in runs}
     with tqdm(total=0, desc="rollouts", unit="", disable=None if progress else True) as bar:
-        before: list[Job] = []
-        spent = 0
-        while (pending := _pending(runs, sweeps, n)) and pending != before:
-            before = pending
-            bar.total = (bar.total or 0) + len(pending)
+        spent, sweep_of = 0, {sweep.run.trace.id: sweep for sweep in sweeps}
+        for jobs in _calls(model, runs, sweeps, n):
             with _saving(by_id) as save:
-                for job, rollout in _drawn(model, pending, sampling, seed, options):
+                for job, rollout in _drawn(model, _counted(jobs, bar), sampling, seed, options):
                     save(job, rollout)
+                    if job.trace in sweep_of:
+                        sweep_of[job.trace].take(rollout)
                     spent += rollout.tokens
                     bar.set_postfix_str(f"{spent:,} tokens", refresh=False)
                     bar.update()
@@ -135,11 +135,52 @@ def _saving(runs: Mapping[str, Rollouts]) -> Iterator[Callable[[Job, Rollout], N
         flush()
 
 
+def _calls(
+    model: Model, runs: Sequence[Rollouts], sweeps: Sequence[AdaptiveSweep], n: int
+) -> Iterator[Iterable[Job | None]]:
+    """What to ask the model for, call after call: all that is missing, or the rounds of the sweeps that go on.
+
+    A live model gets the rounds as one stream, so that no sweep waits for another one's longest rollout.
+    """
+    if sweeps and getattr(model, "live", False):
+        yield _stream(sweeps)
+        return
+    before: list[Job] = []
+    while (jobs := _pending(runs, sweeps, n)) and jobs != before:
+        yield jobs
+        before = jobs
+
+
+def _stream(sweeps: Sequence[AdaptiveSweep]) -> Iterator[Job | None]:
+    """The next round of each sweep as soon as its last one is in, None while all of them wait."""
+    going = list(sweeps)
+    while going:
+        ready = [sweep for sweep in going if not sweep.waits_for]
+        for sweep in ready:
+            jobs = sweep.run.jobs(sweep.missing())
+            yield from jobs
+            if not jobs:
+                going.remove(sweep)
+        if not ready:
+            yield None
+
+
 def _pending(runs: Sequence[Rollouts], sweeps: Sequence[AdaptiveSweep], n: int) -> list[Job]:
-    """What to draw next: all that is missing, or one round of every sweep that goes on."""
+    """All that is missing, or one round of every sweep that goes on."""
     if sweeps:
         return [job for sweep in sweeps for job in sweep.run.jobs(sweep.missing())]
     return [job for run in runs for job in run.jobs(run.missing(n))]
+
+
+def _counted(jobs: Iterable[Job | None], bar: tqdm) -> Iterator[Job | None]:
+    """The jobs, added to what a bar expects: a list at once, a stream as it comes."""
+    listed = isinstance(jobs, list)
+    if listed:
+        bar.total = (bar.total or 0) + len(jobs)
+    for job in jobs:
+        if not listed and job is not None:
+            bar.total = (bar.total or 0) + 1
+        yield job
 
 
 def open_run(
@@ -190,9 +231,9 @@ def _check_n(n: int) -> None:
 
 
 def _drawn(
-    model: Model, jobs: Sequence[Job], sampling: Sampling, seed: int, options: dict[str, Any]
+    model: Model, jobs: Iterable[Job | None], sampling: Sampling, seed: int, options: dict[str, Any]
 ) -> Iterator[tuple[Job, Rollout]]:
-    for job, completion in model.generate(jobs, sampling=sampling, seed=seed, **options):
+    for job, completion in model.generate(cast(Iterable[Job], jobs), sampling=sampling, seed=seed, **options):
         yield job, Rollout.of(job, completion)
 
 

@@ -48,6 +48,28 @@ def adaptive(trace):
     return resample(trace, MODEL, stop=STOP, progress=False)
 
 
+class Streamed(WorldModel):
+    """Takes its jobs one by one as a stream and finishes them late, the newest first."""
+
+    live = True
+
+    def __init__(self, world, held=7):
+        super().__init__(world)
+        self.held, self.pauses = held, 0
+
+    def generate(self, jobs, **options):
+        waiting = []
+        for job in jobs:
+            if job is None:
+                self.pauses += 1
+            else:
+                waiting.append(job)
+            if job is None or len(waiting) > self.held:
+                yield from super().generate([waiting.pop()], **options)
+        while waiting:
+            yield from super().generate([waiting.pop()], **options)
+
+
 def everything(run):
     return [run.at(k) for k in range(len(run.trace) + 1)]
 
@@ -60,6 +82,15 @@ def test_an_adaptive_run_holds_the_first_rollouts_of_a_full_one(trace, adaptive)
     assert len(set(adaptive.counts())) > 1
     assert adaptive.adaptive and not full.adaptive
     assert adaptive.provenance()["stop"]["k"] == 5 and adaptive.provenance()["stop"]["n"] == 100
+
+
+def test_a_stream_of_rounds_draws_what_rounds_one_by_one_do(adaptive):
+    traces = [adaptive.trace, *(world_trace(WORLD, seed=s) for s in (4, 5))]
+    apart = resample_traces(traces, MODEL, stop=STOP, progress=False)
+    model = Streamed(WORLD)
+    together = resample_traces(traces, model, stop=STOP, progress=False)
+    assert [everything(run) for run in together] == [everything(run) for run in apart]
+    assert model.pauses > 0
 
 
 def test_kills_and_order_change_nothing(trace, adaptive, tmp_path):
@@ -97,7 +128,8 @@ def test_scores_of_an_adaptive_run_say_so_and_hold_at_any_time(adaptive):
     changed = counterfactual_importance(adaptive, similarity=same_event(WORLD))
     assert changed.details["reuse"] is True and changed.details["interval"] == "at any time"
     fixed = adaptive.held([])
-    fixed.store.db.execute("delete from settings where key = 'stop'")
+    with fixed.store.db:
+        fixed.store.db.execute("delete from settings where key = 'stop'")
     fixed.add(r for row in everything(adaptive) for r in row)
     narrow = resampling_importance(fixed, reuse=True)
     np.testing.assert_array_equal(narrow.values, scores.values)

@@ -11,7 +11,7 @@ import torch
 from anchors.models import engine, lean, load_model
 from anchors.models.attention_pass import Call, LayerCache
 from anchors.models.base import Job, Sampling
-from anchors.models.decoding import Group, Rows
+from anchors.models.decoding import Group, Rows, Strand
 from anchors.models.row_pass import RowPass
 
 KV, GROUPS, WIDTH, TRACE = 2, 3, 4, 20
@@ -33,7 +33,8 @@ def test_rows_attend_to_the_trace_up_to_their_boundary_and_to_themselves(window,
     trace = LayerCache(*torch.randn(2, KV, TRACE, WIDTH, generator=generator))
     shared, steps = np.array([20, 5, 12, 1]), 40
     own = torch.randn(3, steps, 4, KV * GROUPS, WIDTH, generator=generator)  # query, key, value by step
-    run = RowPass([trace], cut)
+    run = RowPass([trace])
+    run.grow(0, [trace], cut)
     born = np.array([0, 0, 7, 35])  # so that rows are of different lengths
     run.reserve(4, 1)
     for step in range(steps):
@@ -60,9 +61,10 @@ def test_rows_split_by_token_and_keep_what_they_have_written():
     """A random walk: every rollout's own tokens, and the key stored for each of them, must follow it from row to row."""
     rng = np.random.default_rng(0)
     run = RowPass([LayerCache(*torch.zeros(2, 1, 4, 1))])
+    run.grow(7, [LayerCache(*torch.zeros(2, 1, 4, 1))])
     rows, written = Rows(run), {i: [50 + i // 6] for i in range(30)}
     for a in range(0, 30, 6):
-        rows.admit(Group(4, [50 + a // 6], np.arange(a, a + 6)), [])
+        rows.admit(Group(Strand(7, 4, [50 + a // 6]), np.arange(a, a + 6)), [])
 
     def forward(ids, run):
         x = ids[:, None, None, None].float()
@@ -77,10 +79,10 @@ def test_rows_split_by_token_and_keep_what_they_have_written():
                 written[rollout].append(token)
         rows.split(tokens, going)
         assert sorted(set(rows.row.tolist())) == list(range(len(rows.shared)))
-        assert len({tuple(rows.sequence(r)[1]) for r in range(len(rows.shared))}) == len(rows.shared)
+        assert len({tuple(rows.strand(r).own) for r in range(len(rows.shared))}) == len(rows.shared)
         for rollout, row in zip(rows.rollouts.tolist(), rows.row.tolist(), strict=True):
-            shared, own = rows.sequence(row)
-            assert (shared, own) == (4, written[rollout])
+            own = rows.strand(row).own
+            assert rows.strand(row) == (7, 4, written[rollout])
             assert run.own[0].keys[row, 0, : len(own) - 1, 0].tolist() == own[:-1]
 
 

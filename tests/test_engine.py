@@ -69,6 +69,68 @@ def test_texts_drawn_together_equal_texts_drawn_alone(tiny, problem_trace):
         assert all(alone[key] == together[key] for key in alone if key in together)
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt2"])
+def test_rows_of_many_texts_run_together_and_equal_each_text_alone(checkpoints, problem_trace, architecture):
+    """Three trunks and some loose prefixes at once, one of the trunks with a sentence blocked."""
+    model, ends = load_model(checkpoints[architecture]), problem_trace.boundaries
+    texts = [problem_trace.text, problem_trace.text[: ends[7]], problem_trace.text[: ends[4]]]
+    parts = [[Job(t, ends[k], f"t{i}", k, s) for k in (2, 3, 4) for s in range(4)] for i, t in enumerate(texts)]
+    parts[1] = [replace(job, blocked=(problem_trace.spans[1],)) for job in parts[1]]
+    loose = [Job(problem_trace.text[: ends[k]], ends[k], "loose", k, 0) for k in (5, 6)]
+    alone = {}
+    for part in (*parts, loose):
+        alone |= drawn(load_model(checkpoints[architecture]), part)
+    for batch_size in (2, 256):
+        assert drawn(model, [*parts[0], *loose, *parts[1], *parts[2]], batch_size=batch_size) == alone
+
+
+def test_texts_are_opened_one_by_one_where_memory_is_short(tiny, problem_trace, monkeypatch):
+    from anchors.models import engine
+
+    ends = problem_trace.boundaries
+    jobs = [Job(problem_trace.text[: ends[k]], ends[k], "t", k, s) for k in range(3, 8) for s in range(4)]
+    whole = drawn(tiny, jobs)
+    monkeypatch.setattr(engine, "OPEN", 0)
+    assert drawn(tiny, jobs) == whole
+
+
+def test_a_stream_may_wait_for_rollouts_in_flight_and_says_when_it_waits_for_none(tiny, problem_trace):
+    jobs, ends = all_jobs(problem_trace, 3), problem_trace.boundaries
+    whole, found, asked = drawn(tiny, jobs), {}, 0
+
+    def stream():
+        nonlocal asked
+        for k in range(len(ends)):
+            yield from (job for job in jobs if job.position == k)
+            while sum(key[1] == k for key in found) < 2:
+                asked += 1
+                yield None
+
+    for job, completion in tiny.generate(stream(), sampling=SHORT, seed=0):
+        found[job.trace, job.position, job.sample] = completion
+    assert found == whole and asked > len(ends)
+
+    with pytest.raises(ValueError, match="waits for rollouts, but none is in flight"):
+        list(tiny.generate(iter(lambda: None, 1), sampling=SHORT, seed=0))
+
+
+def test_a_trunk_is_kept_until_the_weights_change_and_never_under_a_hook(checkpoints, problem_trace, monkeypatch):
+    from anchors.models import trunks
+
+    model, ids = load_model(checkpoints["llama"]), list(range(5, 25))
+    first = trunks.trunk_of(model, ids)
+    assert trunks.trunk_of(model, ids[:12]) is first
+    assert trunks.trunk_of(model, [*ids, 3]) is not first
+    handle = model.module.model.norm.register_forward_hook(lambda _m, _x, y: y + 1)
+    assert trunks.trunk_of(model, ids) is not first
+    handle.remove()
+    with torch.no_grad():
+        model.module.model.norm.weight += 1
+    assert not torch.equal(trunks.trunk_of(model, ids).hidden, first.hidden)
+    monkeypatch.setattr(trunks, "KEPT", 0)
+    assert trunks.trunk_of(model, ids) is not trunks.trunk_of(model, ids)
+
+
 def test_seed_trace_position_and_sample_each_change_the_stream():
     base = stream(0, "a", 1, 2)
     assert len({base, stream(1, "a", 1, 2), stream(0, "b", 1, 2), stream(0, "a", 2, 2), stream(0, "a", 1, 3)}) == 5
@@ -124,12 +186,12 @@ def test_rollouts_follow_the_models_softmax_from_any_prefix(tiny, problem_trace)
 
 def test_ties_are_decided_by_the_row_alone(checkpoints, problem_trace, monkeypatch):
     """With a huge margin every draw is a tie: the batched path must then equal double precision, row by row."""
-    from anchors.models import engine
+    from anchors.models import sampling
 
-    model = load_model(checkpoints["llama"])
     jobs, tally = all_jobs(problem_trace, 1), Tally()
-    plain = drawn(model, jobs)
-    monkeypatch.setitem(engine.MARGIN, torch.float32, 1e9)
+    plain = drawn(load_model(checkpoints["llama"]), jobs)
+    monkeypatch.setitem(sampling.MARGIN, torch.float32, 1e9)
+    model = load_model(checkpoints["llama"])  # without the trunk it ran under the old margin
     assert collected(draw(model, jobs, sampling=SHORT, seed=0, batch_size=256, tally=tally)) == plain
     assert tally.ties >= 0.9 * tally.generated
 

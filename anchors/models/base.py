@@ -80,7 +80,11 @@ class Scored(NamedTuple):
 
 @runtime_checkable
 class Model(Protocol):
-    """A black box that continues text."""
+    """A black box that continues text.
+
+    One whose attribute `live` is true also takes a stream of jobs in which a None says that what follows depends on
+    rollouts still in flight.
+    """
 
     name: str
     sampling: Sampling

@@ -1,6 +1,6 @@
 """Rows in flight: each is one sequence of tokens with the rollouts that have written it so far.
 
-1. A row holds the number of trace tokens it shares and its own tokens, of which the last is yet to be fed.
+1. A row holds its trunk, the number of trunk tokens it shares and its own tokens, of which the last is yet to be fed.
 2. After the draw, rollouts of a row with the same token stay together: the first such child keeps the row's slot in the
    key-value buffer, the others get copies of it.
 3. Rows stay contiguous: children and the last rows move into the slots of rows that have none left.
@@ -23,11 +23,18 @@ from anchors.models.row_pass import RowPass
 SHARING = 4
 
 
-class Group(NamedTuple):
-    """Rollouts that share the first `shared` tokens of the trace and all their own tokens; the last is not fed yet."""
+class Strand(NamedTuple):
+    """A sequence of tokens: the first `shared` ones of a trunk, and its own."""
 
+    trunk: int
     shared: int
     own: list[int]
+
+
+class Group(NamedTuple):
+    """Rollouts on one strand, whose last own token is not fed yet."""
+
+    strand: Strand
     rollouts: Integer[np.ndarray, " rollout"]
 
 
@@ -36,7 +43,7 @@ class Rows:
 
     def __init__(self, run: RowPass) -> None:
         self.run = run
-        self.shared, self.count = (np.zeros(0, dtype=np.int64) for _ in range(2))
+        self.trunk, self.shared, self.count = (np.zeros(0, dtype=np.int64) for _ in range(3))
         self.own = np.zeros((0, 32), dtype=np.int64)
         self.rollouts, self.row = (np.zeros(0, dtype=np.int64) for _ in range(2))
 
@@ -45,9 +52,9 @@ class Rows:
         """Tokens of every row's sequence, the shared ones included."""
         return self.shared + self.count
 
-    def sequence(self, row: int) -> tuple[int, list[int]]:
-        """How many tokens of the trace a row shares, and its own ones."""
-        return int(self.shared[row]), self.own[row, : self.count[row]].tolist()
+    def strand(self, row: int) -> Strand:
+        """The tokens of a row."""
+        return Strand(int(self.trunk[row]), int(self.shared[row]), self.own[row, : self.count[row]].tolist())
 
     def have_room(self, group: Group, rows: int) -> bool:
         """Whether a group may join, where `rows` are to be in flight and `SHARING` rollouts for each of them at most."""
@@ -56,11 +63,13 @@ class Rows:
 
     def admit(self, group: Group, cache: Sequence[LayerCache]) -> None:
         """Add a row; `cache` holds keys and values of its own tokens but the last."""
-        row, size = len(self.shared), len(group.own)
+        row, (trunk, shared, own) = len(self.shared), group.strand
+        size = len(own)
         self._widen(size)
-        self.shared, self.count = np.append(self.shared, group.shared), np.append(self.count, size)
+        self.trunk, self.shared = np.append(self.trunk, trunk), np.append(self.shared, shared)
+        self.count = np.append(self.count, size)
         self.own = np.concatenate([self.own, np.zeros((1, self.own.shape[1]), dtype=np.int64)])
-        self.own[row, :size] = group.own
+        self.own[row, :size] = own
         self.rollouts = np.concatenate([self.rollouts, group.rollouts])
         self.row = np.concatenate([self.row, np.full(len(group.rollouts), row)])
         self.run.reserve(row + 1, size)
@@ -69,7 +78,7 @@ class Rows:
 
     def feed(self, forward: Forward) -> Float[Tensor, "row width"]:
         """Run every row's last token and return the hidden states that predict the next ones."""
-        self.run.prepare(self.shared, self.count - 1)
+        self.run.prepare(self.shared, self.count - 1, self.trunk)
         last = self.own[np.arange(len(self.count)), self.count - 1]
         return forward(torch.from_numpy(last).to(self.run.device), self.run)
 
@@ -80,7 +89,7 @@ class Rows:
         children, child = np.unique(self.row[going] * wide + tokens[going], return_inverse=True)
         parent, token = np.divmod(children, wide)
         slot = self._slots(parent)
-        for name in ("shared", "count", "own"):
+        for name in ("trunk", "shared", "count", "own"):
             held = getattr(self, name)
             placed = np.empty((len(children), *held.shape[1:]), dtype=np.int64)
             placed[slot] = held[parent]

@@ -1,11 +1,12 @@
-"""Rollouts of one trace from many boundaries, computing every distinct sequence of tokens once.
+"""Rollouts of any texts from many boundaries, computing every distinct sequence of tokens once.
 
-1. The trace is run once. It gives the next-token distribution after each of its tokens, so a rollout that repeats the
-   trace costs nothing until it draws another token: it then shares the first k tokens of the trace and has one own.
-2. Rollouts with the same k and own tokens, from whichever boundary, form one row of `decoding.Rows`: the row feeds one
-   token, every rollout on it draws from the same distribution by its own uniforms, and the row splits where they differ.
+1. Each text is run once, as a trunk. It gives the next-token distribution after each of its tokens, so a rollout that repeats
+   the text costs nothing until it draws another token: it then shares the first k tokens of the trunk and has one own.
+2. Rollouts of a trunk with the same k and own tokens, from whichever boundary, form one row of `decoding.Rows`: the row feeds
+   one token, every rollout on it draws from the same distribution by its own uniforms, and the row splits where they differ.
 3. Groups of equal rollouts are let in together while fewer than `batch_size` rows and four times as many rollouts are
-   in flight, so that those rollouts bound the memory.
+   in flight, so that those rollouts bound the memory. When none waits the next text is opened, so that rows of many texts
+   run together and a step is never emptier than it has to be.
 4. A tie is decided in double precision from that row's tokens alone (`ties`).
 So a rollout depends on (seed, trace, position, sample) and not on batch size, order or interruption. In bfloat16 and
 float16 rounding is coarser than any useful margin, so there the promise holds for an unchanged batch only.
@@ -17,33 +18,33 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import count, groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from torch import Tensor
 
 from anchors.models.attention_pass import LayerCache, TracePass
 from anchors.models.base import Completion, Job, Sampling
-from anchors.models.decoding import Group, Rows
+from anchors.models.decoding import Group, Rows, Strand
 from anchors.models.endings import Endings
-from anchors.models.lean import lean_forward
+from anchors.models.lean import Forward, lean_forward
 from anchors.models.randomness import stream
 from anchors.models.row_pass import RowPass
-from anchors.models.sampling import MARGIN, Odds, draw_tokens, next_token_odds
-from anchors.models.ties import Referee
+from anchors.models.sampling import Odds, draw_tokens, next_token_odds
 from anchors.models.tokens import token_spans
+from anchors.models.trunks import Trunk, bare_trunk, trunk_of
 
 if TYPE_CHECKING:
     from anchors.models.lens import LensModel
 
 log = logging.getLogger(__name__)
 
-FEW, AHEAD = 4, 8
+FEW, AHEAD, IDLE = 4, 8, 3
 LOGITS = 1 << 23  # how many are held at once
+OPEN = 1 << 30  # bytes of trunks beyond which no further text is opened
 
 Finished = tuple[Job, Completion]
-Sequences = Callable[[int], tuple[int, list[int]]]
+Strands = Callable[[int], Strand]
 
 
 @dataclass
@@ -65,93 +66,144 @@ class Advance(NamedTuple):
 
 def draw(
     model: LensModel,
-    jobs: Iterable[Job],
+    jobs: Iterable[Job | None],
     *,
     sampling: Sampling,
     seed: int,
     batch_size: int,
     tally: Tally | None = None,
 ) -> Iterator[Finished]:
-    """Yield the completion of every job as it finishes; jobs of one text that follow each other share a cache.
+    """Yield the completion of every job as it finishes; jobs of one text that follow each other share a trunk.
 
-    Texts with fewer than `FEW` jobs are not worth a cache of their own: they run together, each over its own prefix.
+    Texts with fewer than `FEW` jobs are not worth a trunk of their own: they come last, each over its own prefix. A None
+    says that what follows depends on rollouts still in flight; the stream is asked again after every token.
+
+    Raises:
+        ValueError: batch_size < 1, or the stream waits while nothing is in flight.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; at least one rollout must be in flight")
-    tally = Tally() if tally is None else tally
+    draws = Draws(model, sampling, seed, batch_size, Tally() if tally is None else tally)
+    yield from draws.run(_texts(jobs))
+    log.debug("%s: %s", model.name, draws.tally)
+
+
+def _texts(jobs: Iterable[Job | None]) -> Iterator[list[Job]]:
+    """The jobs of each text, and at the end or at a None those of all texts that have few; nothing where none is left."""
     loose: list[Job] = []
-    for (text, blocked), group in groupby(jobs, key=lambda job: (job.text, job.blocked)):
-        together = list(group)
-        if len(together) < FEW and not blocked:
+    pauses = count()
+    for key, group in groupby(jobs, key=lambda job: next(pauses) if job is None else (job.text, job.blocked)):
+        together = [job for job in group if job is not None]
+        if isinstance(key, int):
+            yield loose
+            loose = []
+        elif len(together) < FEW and not key[1]:
             loose += together
-            continue
-        yield from Draws(model, text, together, sampling, seed, tally).run(batch_size)
+        else:
+            yield together
     if loose:
-        text = loose[0].text if len({job.text for job in loose}) == 1 else None
-        yield from Draws(model, text, loose, sampling, seed, tally).run(batch_size)
-    log.debug("%s: %s", model.name, tally)
+        yield loose
 
 
 class Draws:
-    """All rollouts over one trace, an entry a job; with `text` None each runs over its own prefix and none is shared."""
+    """All rollouts of one call, an entry a job in the order in which their texts were opened."""
 
-    def __init__(
-        self, model: LensModel, text: str | None, jobs: list[Job], sampling: Sampling, seed: int, tally: Tally
-    ) -> None:
-        self.model, self.jobs, self.sampling, self.tally = model, jobs, sampling, tally
-        ends = {(job.text, job.end) for job in jobs}
-        self.prefixes = {(text, end): _prefix(model, text[:end]) for text, end in ends}
-        longest = max(map(len, self.prefixes.values()))
-        model.check_length(longest + 1, what="the longest prefix with one new token")
-        self.trace_ids, self.cut = ([], ()) if text is None else self._trace(text)
-        self.starts = np.array([len(self.prefix(i)) for i in range(len(jobs))])
-        self.limits = np.minimum(sampling.max_new_tokens, model.context - self.starts)
-        keys = [stream(seed, job.trace, job.position, job.sample) for job in jobs]
-        self.streams = np.array(keys, dtype=np.uint64)
+    def __init__(self, model: LensModel, sampling: Sampling, seed: int, batch_size: int, tally: Tally) -> None:
+        self.model, self.sampling, self.seed, self.tally = model, sampling, seed, tally
+        self.batch_size = batch_size
+        self.jobs: list[Job] = []
+        self.prefixes: list[list[int]] = []
+        self.starts, self.limits, self.trunk = (np.zeros(0, dtype=np.int64) for _ in range(3))
+        self.streams = np.zeros(0, dtype=np.uint64)
+        self.trunks: dict[int, Trunk] = {}
+        self.opened, self.margin = 0, 0.0
         self.endings = Endings(model, sampling)
-        self.referee = Referee(model, self.trace_ids, self.cut)
-        self.margin = MARGIN.get(model.dtype, 0.0)
+        self.rows: Rows | None = None
+        self.waiting: deque[Group] = deque()
 
-    def prefix(self, rollout: int) -> list[int]:
-        """Token ids of the text a rollout continues."""
-        job = self.jobs[rollout]
-        return self.prefixes[job.text, job.end]
+    def run(self, texts: Iterator[list[Job]]) -> Iterator[Finished]:
+        """Open texts while there is room, follow each as far as its rollouts do, and decode what left them."""
+        forward, more, idle = lean_forward(self.model), True, 0
+        while True:
+            while more and not self.waiting and self._has_room():
+                jobs = next(texts, None)
+                more = jobs is not None
+                if not jobs:
+                    break
+                yield from self._open(jobs)
+            if self.waiting or (self.rows is not None and len(self.rows.rollouts)):
+                idle = 0
+                assert self.rows is not None
+                yield from self._step(self.rows, forward)
+            elif not more:
+                return
+            elif (idle := idle + 1) > IDLE:
+                raise ValueError("the stream of jobs waits for rollouts, but none is in flight; let it end instead")
 
-    def _trace(self, text: str) -> tuple[list[int], Sequence[tuple[int, int]]]:
+    def _has_room(self) -> bool:
+        """Whether another text may be opened."""
+        if self.rows is None or not len(self.rows.rollouts):
+            return True
+        return len(self.rows.shared) < self.batch_size and sum(t.bytes for t in self.trunks.values()) < OPEN
+
+    def _open(self, jobs: list[Job]) -> Iterator[Finished]:
+        """Run a text, follow it, and put what leaves it among the waiting groups."""
+        number, first = self.opened, len(self.jobs)
+        self.opened += 1
+        self._close()
+        prefixes = {(text, end): _prefix(self.model, text[:end]) for text, end in {(j.text, j.end) for j in jobs}}
+        self.model.check_length(max(map(len, prefixes.values())) + 1, what="the longest prefix with one new token")
+        trunk = self._trunk(jobs, next(iter(prefixes.values())))
+        self.margin = max(self.margin, trunk.margin)
+        self.trunks[number] = trunk
+        self._enter(jobs, number, [prefixes[job.text, job.end] for job in jobs])
+        groups: dict[tuple[int, ...], list[int]] = {}
+        yield from self._follow(trunk, self._sort(range(first, len(self.jobs)), trunk, groups), groups, number)
+        if not groups:
+            del self.trunks[number]
+            return
+        if self.rows is None:
+            self.rows = Rows(RowPass(trunk.cache))
+        self.rows.run.grow(number, trunk.cache, trunk.cut)
+        self.waiting.extend(_pieces(number, groups, self.batch_size))
+
+    def _close(self) -> None:
+        """Let go of trunks on which no row is left; none waits when a text is opened."""
+        live = set() if self.rows is None else set(self.rows.trunk.tolist())
+        for number in self.trunks.keys() - live:
+            del self.trunks[number]
+            assert self.rows is not None
+            self.rows.run.fell(number)
+
+    def _trunk(self, jobs: list[Job], probe: list[int]) -> Trunk:
         """The tokens to run once: up to the last boundary, and as far beyond as following them may pay."""
-        last = max(job.end for job in self.jobs)
+        if len({job.text for job in jobs}) > 1:
+            return bare_trunk(self.model, probe)
+        text, last = jobs[0].text, max(job.end for job in jobs)
         encoded = self.model.encode(text[:last])
-        ahead = min(self.sampling.max_new_tokens, AHEAD * len(self.jobs))
+        ahead = min(self.sampling.max_new_tokens, AHEAD * len(jobs))
         whole = self.model.encode(text).ids if last < len(text) else encoded.ids
         ids = whole if whole[: len(encoded.ids)] == encoded.ids else encoded.ids
         ids = ids[: min(self.model.context, len(encoded.ids) + ahead)]
-        return ids, token_spans(encoded.offsets, self.jobs[0].blocked).spans
+        return trunk_of(self.model, ids, tuple(token_spans(encoded.offsets, jobs[0].blocked).spans))
 
-    def run(self, batch_size: int) -> Iterator[Finished]:
-        """Follow the trace as far as it goes, then decode what left it."""
-        hidden, cache = self._prefill()
-        groups: dict[tuple[int, ...], list[int]] = {}
-        yield from self._follow(hidden, self._sort(groups), groups)
-        waiting = deque(_pieces(groups, batch_size))
-        if waiting:
-            rows = Rows(RowPass(cache, self.cut))
-            yield from self._decode(rows, waiting, batch_size)
+    def _enter(self, jobs: list[Job], number: int, prefixes: list[list[int]]) -> None:
+        starts = np.array([len(ids) for ids in prefixes])
+        keys = [stream(self.seed, job.trace, job.position, job.sample) for job in jobs]
+        self.jobs += jobs
+        self.prefixes += prefixes
+        self.starts = np.append(self.starts, starts)
+        self.limits = np.append(self.limits, np.minimum(self.sampling.max_new_tokens, self.model.context - starts))
+        self.trunk = np.append(self.trunk, np.full(len(jobs), number))
+        self.streams = np.append(self.streams, np.array(keys, dtype=np.uint64))
 
-    def _prefill(self) -> tuple[Tensor, list[LayerCache]]:
-        """Hidden states and cache of the trace; where there is none, of a prefix, to measure the margin, and no cache."""
-        ids = self.trace_ids or next(iter(self.prefixes.values()))
-        run = TracePass(record=True, cut=self.cut)
-        hidden = self.model.hidden(ids, run)
-        self.margin = self.referee.margin(self.margin, ids, hidden)
-        shared = len(self.trace_ids)
-        return hidden, [LayerCache(*(t[:, :shared] for t in run.recorded[n])) for n in range(self.model.layers)]
-
-    def _sort(self, groups: dict[tuple[int, ...], list[int]]) -> dict[int, list[int]]:
-        """Rollouts whose prefix is a start of the trace, by its length; the others go to their groups."""
-        shared = {key: _common(ids, self.trace_ids) for key, ids in self.prefixes.items()}
+    def _sort(self, rollouts: range, trunk: Trunk, groups: dict[tuple[int, ...], list[int]]) -> dict[int, list[int]]:
+        """Rollouts whose prefix is a start of the trunk, by its length; the others go to their groups."""
+        shared = {id(ids): _common(ids, trunk.ids) for ids in self.prefixes[rollouts.start : rollouts.stop]}
         following: dict[int, list[int]] = {}
-        for i, job in enumerate(self.jobs):
-            ids, k = self.prefix(i), shared[job.text, job.end]
+        for i in rollouts:
+            ids = self.prefixes[i]
+            k = shared[id(ids)]
             if k == len(ids):
                 following.setdefault(k, []).append(i)
             else:
@@ -159,71 +211,70 @@ class Draws:
         return following
 
     def _follow(
-        self, hidden: Tensor, following: dict[int, list[int]], groups: dict[tuple[int, ...], list[int]]
+        self, trunk: Trunk, following: dict[int, list[int]], groups: dict[tuple[int, ...], list[int]], number: int
     ) -> Iterator[Finished]:
-        """Walk down the trace: every rollout on it draws the token after it, and stays while it draws the trace's own."""
+        """Walk up the trunk: every rollout on it draws the token after it, and stays while it draws the trunk's own."""
         first, on, odds = 0, np.array([], dtype=np.int64), None
         block = max(1, min(64, LOGITS // self.model.vocabulary))
-        for k in range(min(following, default=len(self.trace_ids) + 1), len(self.trace_ids) + 1):
+        for k in range(min(following, default=len(trunk.ids) + 1), len(trunk.ids) + 1):
             on = np.concatenate([on, np.array(following.get(k, []), dtype=np.int64)])
             if not len(on):
                 odds = None
                 continue
             if odds is None or k == first + block:
                 first = k
-                odds = next_token_odds(self.model.unembed(hidden[k - 1 : k - 1 + block]), self.sampling)
+                odds = next_token_odds(self.model.unembed(trunk.hidden[k - 1 : k - 1 + block]), self.sampling)
             there = np.full(len(on), k)
             tokens, going, finished = self.advance(
-                odds, there - first, on, there, lambda row, first=first: (row + first, [])
+                odds, there - first, on, there, lambda row, first=first: Strand(number, row + first, [])
             )
             yield from finished
-            expected = self.trace_ids[k] if k < len(self.trace_ids) else -1
+            expected = trunk.ids[k] if k < len(trunk.ids) else -1
             for i, token in zip(on[going], tokens[going], strict=True):
                 if token != expected:
                     groups.setdefault((k, int(token)), []).append(int(i))
             on = on[going & (tokens == expected)]
 
-    def _decode(self, rows: Rows, waiting: deque[Group], batch_size: int) -> Iterator[Finished]:
-        """Feed one token to every row, draw, and let in the next groups, until none is left."""
-        forward = lean_forward(self.model)
-        block = max(1, LOGITS // self.model.vocabulary)
-        while waiting or len(rows.rollouts):
-            while waiting and rows.have_room(waiting[0], batch_size):
-                group = waiting.popleft()
-                rows.admit(group, self._own_cache(group))
-            hidden = rows.feed(forward)
-            self.tally.computed += len(hidden)
-            parts = []
-            for a in range(0, len(hidden), block):
-                odds = next_token_odds(self.model.unembed(hidden[a : a + block]), self.sampling)
-                mine = slice(*np.searchsorted(rows.row, [a, a + block]))
-                sizes = rows.sizes[rows.row[mine]]
-                part = self.advance(
-                    odds, rows.row[mine] - a, rows.rollouts[mine], sizes, lambda row, a=a: rows.sequence(row + a)
-                )
-                yield from part.finished
-                parts.append(part)
-            rows.split(*(np.concatenate(x) for x in zip(*((p.tokens, p.going) for p in parts), strict=True)))
+    def _step(self, rows: Rows, forward: Forward) -> Iterator[Finished]:
+        """Let in the groups there is room for, feed one token to every row, and draw."""
+        while self.waiting and rows.have_room(self.waiting[0], self.batch_size):
+            group = self.waiting.popleft()
+            rows.admit(group, self._own_cache(group))
+        hidden = rows.feed(forward)
+        self.tally.computed += len(hidden)
+        block, parts = max(1, LOGITS // self.model.vocabulary), []
+        for a in range(0, len(hidden), block):
+            odds = next_token_odds(self.model.unembed(hidden[a : a + block]), self.sampling)
+            mine = slice(*np.searchsorted(rows.row, [a, a + block]))
+            sizes = rows.sizes[rows.row[mine]]
+            part = self.advance(
+                odds, rows.row[mine] - a, rows.rollouts[mine], sizes, lambda row, a=a: rows.strand(row + a)
+            )
+            yield from part.finished
+            parts.append(part)
+        rows.split(*(np.concatenate(x) for x in zip(*((p.tokens, p.going) for p in parts), strict=True)))
 
     def _own_cache(self, group: Group) -> list[LayerCache]:
         """Keys and values of a group's own tokens but the last, where it starts with more than one."""
-        if len(group.own) == 1:
+        trunk, shared, own = group.strand
+        if len(own) == 1:
             return []
-        run = TracePass(record=True, cut=self.cut)
-        self.model.hidden([*self.trace_ids[: group.shared], *group.own[:-1]], run)
-        recorded = [run.recorded[layer] for layer in range(self.model.layers)]
-        return [LayerCache(*(t[:, group.shared :] for t in layer)) for layer in recorded]
+        held = self.trunks[trunk]
+        run = TracePass(start=shared, past=held.cache, record=True, cut=held.cut)
+        self.model.hidden([*held.ids[:shared], *own[:-1]], run)
+        return [run.recorded[layer] for layer in range(self.model.layers)]
 
     def advance(
-        self, odds: Odds, rows: np.ndarray, rollouts: np.ndarray, sizes: np.ndarray, sequence: Sequences
+        self, odds: Odds, rows: np.ndarray, rollouts: np.ndarray, sizes: np.ndarray, strand: Strands
     ) -> Advance:
-        """Draw the next token of rollouts on rows of `odds`, whose sequences hold `sizes` tokens, prefix included."""
+        """Draw the next token of rollouts on rows of `odds`, whose strands hold `sizes` tokens, prefix included."""
         steps = sizes - self.starts[rollouts]
         streams = self.streams[rollouts]
         tokens, ties = draw_tokens(odds, rows, self.sampling, streams=streams, steps=steps, margin=self.margin)
         for row in np.unique(rows[ties]):
             mine = np.flatnonzero(ties & (rows == row))
-            exact = next_token_odds(self.referee.logits(*sequence(int(row))), self.sampling)
+            trunk, shared, own = strand(int(row))
+            exact = next_token_odds(self.trunks[trunk].referee.logits(shared, own), self.sampling)
             redrawn = draw_tokens(
                 exact, np.zeros_like(mine), self.sampling, streams=streams[mine], steps=steps[mine], margin=0.0
             )
@@ -231,9 +282,9 @@ class Draws:
             self.tally.ties += 1
 
         def written(i: int) -> list[int]:
-            shared, own = sequence(int(rows[i]))
+            trunk, shared, own = strand(int(rows[i]))
             start = self.starts[rollouts[i]]
-            return [*self.trace_ids[start:shared], *own[max(0, start - shared) :], int(tokens[i])]
+            return [*self.trunks[trunk].ids[start:shared], *own[max(0, start - shared) :], int(tokens[i])]
 
         stopped = self.endings.stopped(tokens, written)
         done = stopped | (steps + 1 >= self.limits[rollouts])
@@ -242,15 +293,15 @@ class Draws:
         for i in np.flatnonzero(done).tolist():
             rollout = int(rollouts[i])
             finish = "stop" if stopped[i] else "length"
-            finished.append((self.jobs[rollout], self.endings.completion(self.prefix(rollout), written(i), finish)))
+            finished.append((self.jobs[rollout], self.endings.completion(self.prefixes[rollout], written(i), finish)))
         return Advance(tokens, ~done, finished)
 
 
-def _pieces(groups: dict[tuple[int, ...], list[int]], batch_size: int) -> Iterator[Group]:
-    """Groups by how much of the trace they share, so that rows in flight see about as much; none above a batch."""
+def _pieces(trunk: int, groups: dict[tuple[int, ...], list[int]], batch_size: int) -> Iterator[Group]:
+    """Groups by how much of the trunk they share, so that rows in flight see about as much; none above a batch."""
     for (shared, *own), members in sorted(groups.items()):
         for a in range(0, len(members), batch_size):
-            yield Group(shared, own, np.array(members[a : a + batch_size]))
+            yield Group(Strand(trunk, shared, own), np.array(members[a : a + batch_size]))
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:

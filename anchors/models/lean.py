@@ -189,7 +189,9 @@ def _gap(model: LensModel, forward: Forward) -> float:
     run = TracePass(record=True)
     wanted = model.hidden(ids, run)
     shared = size // 2
-    rows = RowPass([run.recorded[layer] for layer in range(model.layers)])
+    cache = [run.recorded[layer] for layer in range(model.layers)]
+    rows = RowPass(cache)
+    rows.grow(0, cache)
     found = []
     for fed in range(size - shared):
         rows.prepare(np.full(2, shared), np.full(2, fed))

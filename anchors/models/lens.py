@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -30,7 +30,6 @@ from anchors.models.tokens import answer_tokens, token_spans
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
-LAB_CARD = "card.json"
 UNEMBEDDED = 1 << 22
 """Logits held at once where only a few log-probabilities are wanted."""
 
@@ -64,40 +63,22 @@ class LensModel:
         self.sampling = sampling or Sampling()
         self.stub: AnswerStub = BOXED
         self.probe: dict[str, Any] | None = None
+        self.kept_trunks: tuple[list[tuple[int, int]], list[Any]] | None = None  # `anchors.models.trunks` owns it
 
     @classmethod
     def from_directory(cls, path: str | Path, *, name: str, **options: Any) -> LensModel:
-        """Load a hub id or local directory with transformers; float32 unless `dtype` says otherwise.
+        """Load a hub id or local directory as `anchors.models.loading` does; float32 unless `dtype` says otherwise.
 
         Raises:
-            ValueError: transformers cannot load it.
+            ValueError: it cannot be loaded, or not whole.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-        from transformers.utils import logging as transformers_logging
+        from anchors.models.loading import load_checkpoint, read_card
 
-        shown = transformers_logging.is_progress_bar_enabled()
-        transformers_logging.disable_progress_bar()
-        options.setdefault("dtype", torch.float32)
-        options.setdefault("attn_implementation", "eager")
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(path)
-            module = AutoModelForCausalLM.from_pretrained(path, **options)
-        except (OSError, ValueError, KeyError) as error:
-            raise ValueError(f"cannot load {name!r} as a Hugging Face causal language model: {error}") from error
-        finally:
-            if shown:
-                transformers_logging.enable_progress_bar()
-        model = cls(module, tokenizer, name=name)
-        model._read_card(Path(path))
+        module, tokenizer = load_checkpoint(path, name=name, **options)
+        model, card = cls(module, tokenizer, name=name), read_card(Path(path))
+        if card is not None:
+            model.sampling, model.stub, model.probe = card
         return model
-
-    def _read_card(self, folder: Path) -> None:
-        """Defaults a lab checkpoint carries: sampling, answer stub, and ids its tokenizer must reproduce."""
-        if (folder / LAB_CARD).exists():
-            card = json.loads((folder / LAB_CARD).read_text())
-            self.sampling = Sampling(**card["sampling"] | {"stop": tuple(card["sampling"]["stop"])})
-            self.stub = AnswerStub(**card["stub"])
-            self.probe = card["tokenizer_probe"]
 
     @classmethod
     def from_bridge(cls, bridge: Any) -> LensModel:
@@ -158,6 +139,10 @@ class LensModel:
             ) from error
         ids, offsets = list(encoded["input_ids"]), [tuple(o) for o in encoded["offset_mapping"]]
         self._check_round_trip(text, ids)
+        if ids and max(ids) >= self.vocabulary:
+            raise ValueError(
+                f"{self.name}'s tokenizer gives token {max(ids)} but the model has {self.vocabulary} of them"
+            )
         if self._bos is not None and ids[:1] != [self._bos]:
             ids, offsets = [self._bos, *ids], [(-1, -1), *offsets]
         return Tokens(ids, offsets)
@@ -316,16 +301,23 @@ class LensModel:
         Reduced inside each layer, in blocks of queries: no [head, token, token] array is ever kept. A span without
         tokens of its own is NaN.
         """
+        found: list[Tensor] = []
+        self.visit_attention(text, spans, lambda _layer, _head, means: found.append(means.cpu()))
+        return torch.stack(found).unflatten(0, (self.layers, self.heads))
+
+    def visit_attention(
+        self, text: str, spans: Sequence[tuple[int, int]], visit: Callable[[int, int, Tensor], None]
+    ) -> None:
+        """Hand `pooled_attention` over, (layer, head, [target, source]) at a time, and keep none of it."""
         tokens = self.encode(text)
         self.check_length(len(tokens.ids), what="the text")
         ranges = token_spans(tokens.offsets, spans).spans
-        run = TracePass(pool=ranges)
-        self.hidden(tokens.ids, run)
-        pooled = torch.stack([run.pooled[layer] for layer in range(self.layers)]).cpu()
-        empty = torch.tensor([a == b for a, b in ranges])
-        pooled[:, :, empty, :] = torch.nan
-        pooled[:, :, :, empty] = torch.nan
-        return pooled
+        empty = torch.tensor([a == b for a, b in ranges], device=self.device)
+
+        def handed(layer: int, head: int, means: Tensor) -> None:
+            visit(layer, head, means.masked_fill(empty[:, None] | empty, torch.nan))
+
+        self.hidden(tokens.ids, TracePass(pool=ranges, visit=handed))
 
     def score(
         self,
@@ -375,10 +367,12 @@ class LensModel:
 
     # -- black box -----------------------------------------------------------------------------------------------
 
+    live = True
+
     def generate(
-        self, jobs: Iterable[Job], *, sampling: Sampling, seed: int, batch_size: int = 256
+        self, jobs: Iterable[Job | None], *, sampling: Sampling, seed: int, batch_size: int = 256
     ) -> Iterator[tuple[Job, Completion]]:
-        """Draw every job's rollout over one shared trace cache; see `anchors.models.engine`."""
+        """Draw every job's rollout over a trunk its text's jobs share; see `anchors.models.engine`."""
         from anchors.models.engine import draw
 
         return draw(self, jobs, sampling=sampling, seed=seed, batch_size=batch_size)

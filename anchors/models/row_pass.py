@@ -1,16 +1,17 @@
-"""Attention of many rows, one new token each, over a trace they share and the tokens each has to itself.
+"""Attention of many rows, one new token each, over the trunk each grew from and the tokens it has to itself.
 
-1. A row sees the first `shared` tokens of the trace and its own tokens, which lie in its slot of a preallocated buffer.
-2. All rows' queries meet the trace keys as one matrix product for every key-value head; a row's own keys meet its query
-   alone. Each part gives an output and the logarithm of its normaliser, and the two are merged exactly:
-   w = sigmoid(log z_trace - log z_own), out = w out_trace + (1 - w) out_own.
-3. Masks are built once a token, not once a layer, and not at all where every row sees everything. Columns of the trace
+1. A row sees the first `shared` tokens of its trunk and its own tokens, which lie in its slot of a preallocated buffer.
+2. The queries of all rows of one trunk meet its keys as one matrix product for every key-value head; a row's own keys meet
+   its query alone. Each part gives an output and the logarithm of its normaliser, and the two are merged exactly:
+   w = sigmoid(log z_trunk - log z_own), out = w out_trunk + (1 - w) out_own.
+3. Masks are built once a token, not once a layer, and not at all where every row sees everything. Columns of a trunk
    that nobody may see are left out of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from anchors.models.attention_pass import Call, LayerCache
 
 ROWS, ROOM, CUT = 16, 32, 16
 HIDDEN = -1e30  # finite, so that a row with nothing to see in one part gets weight zero there and not NaN
+NOTHING = -80.0  # its exponential is lost beside 1 in double precision too; that of -1e30 takes twenty times as long
 
 
 class Part(NamedTuple):
@@ -31,21 +33,44 @@ class Part(NamedTuple):
     log_sum: Float[Tensor, ...]
 
 
-class RowPass:
-    """Keys and values of a trace and of every row; a `Pass` for the model's own module too."""
+class Seen:
+    """A trunk's keys and values without the columns nobody may see, and where in the trunk the others lie."""
 
-    def __init__(self, trace: Sequence[LayerCache], cut: Sequence[tuple[int, int]] = ()) -> None:
-        like = trace[0].keys
+    def __init__(self, cache: Sequence[LayerCache], cut: Sequence[tuple[int, int]] = ()) -> None:
+        like = cache[0].keys
         seen = torch.ones(like.shape[1], dtype=torch.bool, device=like.device)
         for a, b in cut:
             seen[a:b] = False
-        kept = torch.nonzero(seen)[:, 0]
-        self.trace = [LayerCache(*(t[:, kept] for t in layer)) for layer in trace] if cut else list(trace)
-        self.trace_at, self.cut = kept, cut
+        self.at, self.cut = torch.nonzero(seen)[:, 0], cut
+        self.cache = [LayerCache(*(t[:, self.at] for t in layer)) for layer in cache] if cut else list(cache)
         self.visible = torch.cat([seen.new_zeros(1, dtype=torch.long), seen.cumsum(0)]).cpu().numpy()
-        kv_heads, _, width = like.shape
-        self.own = [LayerCache(*(like.new_zeros(0, kv_heads, ROOM, width) for _ in "kv")) for _ in trace]
-        self.device = like.device
+
+
+class Segment(NamedTuple):
+    """Rows of one trunk, at these places of the order by trunk: `seen` columns each sees, `reach` at most."""
+
+    trunk: Seen
+    places: slice
+    seen: Integer[Tensor, " row"]
+    reach: int
+
+
+class RowPass:
+    """Keys and values of trunks and of every row; a `Pass` for the model's own module too."""
+
+    def __init__(self, like: Sequence[LayerCache]) -> None:
+        self.trunks: dict[int, Seen] = {}
+        kv_heads, _, width = like[0].keys.shape
+        self.own = [LayerCache(*(like[0].keys.new_zeros(0, kv_heads, ROOM, width) for _ in "kv")) for _ in like]
+        self.device = like[0].keys.device
+
+    def grow(self, number: int, cache: Sequence[LayerCache], cut: Sequence[tuple[int, int]] = ()) -> None:
+        """Add a trunk, of which nobody sees the tokens in `cut`."""
+        self.trunks[number] = Seen(cache, cut)
+
+    def fell(self, number: int) -> None:
+        """Let go of a trunk."""
+        del self.trunks[number]
 
     def reserve(self, rows: int, tokens: int) -> None:
         """Make room for this many rows of this many tokens each, doubling what there is."""
@@ -73,39 +98,59 @@ class RowPass:
             for tensor in layer:
                 tensor[b, :, :tokens] = tensor[a, :, :tokens]
 
-    def prepare(self, shared: Integer[np.ndarray, " row"], fed: Integer[np.ndarray, " row"]) -> None:
-        """Set how much of the trace every row sees, and how many own tokens it has before the new one."""
+    def prepare(
+        self,
+        shared: Integer[np.ndarray, " row"],
+        fed: Integer[np.ndarray, " row"],
+        trunk: Integer[np.ndarray, " row"] | None = None,
+    ) -> None:
+        """Set how much of which trunk (None for the only one) every row sees, and how many own tokens it has already."""
         self.rows, self.length = len(shared), int(fed.max()) + 1
         self.reserve(self.rows, self.length)
-        visible = self.visible[shared]
-        self.reach = int(visible.max())
-        self.shared, self.fed, self.seen = (torch.from_numpy(x).to(self.device) for x in (shared, fed, visible))
+        trunk = np.full_like(shared, min(self.trunks)) if trunk is None else trunk
+        order = np.argsort(trunk, kind="stable")
+        self.segments = self._segments(trunk[order], shared[order])
+        self.order = torch.from_numpy(order).to(self.device)
+        self.back = torch.argsort(self.order)
+        self.shared, self.fed = (torch.from_numpy(x).to(self.device) for x in (shared, fed))
         self.positions = self.shared + self.fed
         self.slots = torch.arange(self.rows, device=self.device)
         self.near = _near(fed, self.length)
         self.long = torch.from_numpy(np.flatnonzero(fed >= self.near)).to(self.device)
-        self._masks: dict[int | None, tuple[Tensor | None, Tensor | None]] = {}
+        self._masks: dict[int | None, tuple[list[Tensor | None], Tensor | None]] = {}
 
-    def masks(self, window: int | None) -> tuple[Tensor | None, Tensor | None]:
-        """What to add to scores over the trace [row, reach] and over own tokens [row, length], for one window."""
+    def _segments(self, trunk: np.ndarray, shared: np.ndarray) -> list[Segment]:
+        """The rows of every trunk they see something of; both arguments in the order by trunk."""
+        edges = [0, *(np.flatnonzero(np.diff(trunk)) + 1), len(trunk)]
+        found = []
+        for a, b in pairwise(edges):
+            held = self.trunks[int(trunk[a])]
+            seen = held.visible[shared[a:b]]
+            found.append(Segment(held, slice(a, b), torch.from_numpy(seen).to(self.device), int(seen.max())))
+        return found
+
+    def masks(self, window: int | None) -> tuple[list[Tensor | None], Tensor | None]:
+        """What to add to scores over every segment [row, reach] and over own tokens [row, length], for one window."""
         if window not in self._masks:
-            self._masks[window] = self._trace_mask(window), self._own_mask(window)
+            self._masks[window] = [self._trunk_mask(s, window) for s in self.segments], self._own_mask(window)
         return self._masks[window]
 
-    def _trace_mask(self, window: int | None) -> Tensor | None:
-        at = self.trace_at[: self.reach]
-        allowed = torch.arange(self.reach, device=self.device) < self.seen[:, None]
+    def _trunk_mask(self, segment: Segment, window: int | None) -> Tensor | None:
+        allowed = torch.arange(segment.reach, device=self.device) < segment.seen[:, None]
         if window is not None:
-            allowed &= self.positions[:, None] - at < window
+            positions = self.positions[self.order[segment.places]]
+            allowed &= positions[:, None] - segment.trunk.at[: segment.reach] < window
         return self._additive(allowed)
 
     def _own_mask(self, window: int | None) -> Tensor | None:
         at = torch.arange(self.length, device=self.device)
         distance = self.fed[:, None] - at
         allowed = distance >= 0 if window is None else (distance >= 0) & (distance < window)
-        for a, b in self.cut:
-            position = self.shared[:, None] + at
-            allowed &= (position < a) | (position >= b)
+        for segment in self.segments:
+            rows = self.order[segment.places]
+            for a, b in segment.trunk.cut:
+                position = self.shared[rows, None] + at
+                allowed[rows] &= (position < a) | (position >= b)
         return self._additive(allowed)
 
     def _additive(self, allowed: Tensor) -> Tensor | None:
@@ -118,12 +163,25 @@ class RowPass:
         own = self.own[call.layer]
         own.keys[self.slots, :, self.fed] = call.key[:, :, 0]
         own.values[self.slots, :, self.fed] = call.value[:, :, 0]
-        trace_mask, own_mask = self.masks(call.window)
+        trunk_masks, own_mask = self.masks(call.window)
         query = call.query.reshape(self.rows, own.keys.shape[1], -1, own.keys.shape[3])  # row, kv head, group, width
         part = self._over_own(call, query, own, own_mask)
-        if self.reach:
-            part = _merged(part, self._over_trace(call, query, trace_mask))
+        if any(segment.reach for segment in self.segments):
+            part = _merged(part, self._over_trunks(call, query, trunk_masks))
         return part.out.reshape(call.query.shape)
+
+    def _over_trunks(self, call: Call, query: Tensor, masks: Sequence[Tensor | None]) -> Part:
+        """Every row over the trunk it grew from, trunk by trunk."""
+        if len(self.segments) == 1:
+            return _over_trunk(call, query, self.segments[0], masks[0])
+        query = query[self.order]
+        out = torch.zeros_like(query)
+        precision = torch.promote_types(query.dtype, torch.float32)
+        log_sum = torch.full(query.shape[:-1], HIDDEN, dtype=precision, device=self.device)
+        for segment, mask in zip(self.segments, masks, strict=True):
+            if segment.reach:
+                out[segment.places], log_sum[segment.places] = _over_trunk(call, query[segment.places], segment, mask)
+        return Part(out[self.back], log_sum[self.back])
 
     def _over_own(self, call: Call, query: Tensor, own: LayerCache, mask: Tensor | None) -> Part:
         """All rows over their first `near` own tokens, then the few longer ones over the rest of theirs."""
@@ -138,22 +196,23 @@ class RowPass:
             part.out[self.long], part.log_sum[self.long] = found
         return part
 
-    def _over_trace(self, call: Call, query: Tensor, mask: Tensor | None) -> Part:
-        keys, values = (t[:, : self.reach] for t in self.trace[call.layer])
-        groups = query.shape[2]
-        rows = query.transpose(0, 1).flatten(1, 2)  # kv head, row and group, width
-        if mask is not None and groups > 1:
-            mask = mask.repeat_interleave(groups, dim=0)
-        fused = call.softcap is None and rows.device.type == "cpu" and rows.dtype in (torch.float32, torch.float64)
-        out, log_sum = (_fused if fused else _part)(call, rows, keys, values, mask)
-        return Part(*(t.unflatten(1, (-1, groups)).transpose(0, 1) for t in (out, log_sum)))
-
 
 def _near(fed: Integer[np.ndarray, " row"], length: int) -> int:
     """How many own tokens to attend to in all rows at once: longer rows go on alone, which costs them a copy."""
     cuts = np.arange(CUT, length + CUT, CUT).clip(max=length)
     longer = len(fed) - np.searchsorted(np.sort(fed), cuts)
     return int(cuts[np.argmin(len(fed) * cuts + 3 * longer * (length - cuts))])
+
+
+def _over_trunk(call: Call, query: Tensor, segment: Segment, mask: Tensor | None) -> Part:
+    keys, values = (t[:, : segment.reach] for t in segment.trunk.cache[call.layer])
+    groups = query.shape[2]
+    rows = query.transpose(0, 1).flatten(1, 2)  # kv head, row and group, width
+    if mask is not None and groups > 1:
+        mask = mask.repeat_interleave(groups, dim=0)
+    fused = call.softcap is None and rows.device.type == "cpu" and rows.dtype in (torch.float32, torch.float64)
+    out, log_sum = (_fused if fused else _part)(call, rows, keys, values, mask)
+    return Part(*(t.unflatten(1, (-1, groups)).transpose(0, 1) for t in (out, log_sum)))
 
 
 def _merged(a: Part, b: Part) -> Part:
@@ -169,7 +228,7 @@ def _part(call: Call, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor 
     if mask is not None:
         scores = scores + mask
     top = scores.amax(-1, keepdim=True)
-    powers = scores.sub_(top).exp_()
+    powers = scores.sub_(top).clamp_(min=NOTHING).exp_()
     total = powers.sum(-1, keepdim=True)
     out = torch.matmul(powers.to(values.dtype), values) / total.to(values.dtype)
     return Part(out, (top + total.log())[..., 0])

@@ -36,12 +36,17 @@ def double_copy(model: LensModel) -> LensModel:
     """The model in double precision, copied again when its weights have changed since."""
     from anchors.models.lens import LensModel
 
-    state = [(p.data_ptr(), p._version) for p in model.module.parameters()]
+    state = weights_state(model)
     held = _copies.get(model)
     if held is None or held[0] != state:
         held = (state, LensModel(copy.deepcopy(model.module).double(), model.tokenizer, name=model.name))
         _copies[model] = held
     return held[1]
+
+
+def weights_state(model: LensModel) -> list[tuple[int, int]]:
+    """Where a model's weights lie and how often they were written: equal while none has changed."""
+    return [(p.data_ptr(), p._version) for p in model.module.parameters()]
 
 
 def untouched(module: Any) -> bool:
