@@ -8,7 +8,8 @@ import pytest
 from anchors import Trace
 from anchors.lab import world_trace
 from anchors.lab.worlds import load_world
-from anchors.lab.yardstick import auroc, grade, plant, precision
+from anchors.lab.yardstick import grade, plant, precision
+from anchors.stats import auroc
 
 WORLD = load_world("expression")
 

@@ -11,9 +11,9 @@ from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
-from anchors.stats import Numbers, cluster_bootstrap, sign_flip_p
+from anchors.stats import Numbers, auroc, cluster_bootstrap, sign_flip_p
 
 Problems = Sequence[Hashable] | np.ndarray
 
@@ -61,7 +61,7 @@ def auroc_gain(
 def pooled_auroc(confidence: Numbers, right: Sequence[bool] | np.ndarray) -> float:
     """AUROC over the traces of all problems at once: between problems it measures difficulty, so it is a warning only."""
     x, y = np.asarray(confidence, dtype=float), np.asarray(right, dtype=bool)
-    return _auroc(x[~np.isnan(x)], y[~np.isnan(x)])
+    return auroc(x[~np.isnan(x)], y[~np.isnan(x)])
 
 
 def _each(
@@ -77,15 +77,9 @@ def _each(
     for i in np.flatnonzero(~np.isnan(columns).any(axis=1)):
         groups.setdefault(names[i], []).append(int(i))
     picked = [groups.get(name, []) for name in dict.fromkeys(names)]
-    return np.array([[_auroc(column[rows], y[rows]) for column in columns.T] for rows in picked]).reshape(
+    return np.array([[auroc(column[rows], y[rows]) for column in columns.T] for rows in picked]).reshape(
         len(picked), columns.shape[1]
     )
-
-
-def _auroc(values: Float[np.ndarray, " trace"], right: Bool[np.ndarray, " trace"]) -> float:
-    from anchors.lab.yardstick import auroc
-
-    return auroc(values, right)
 
 
 def _mean(values: Float[np.ndarray, " problem"], *, chance: float, seed: int) -> Separation:

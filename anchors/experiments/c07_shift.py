@@ -120,20 +120,10 @@ def _trained(setting: Setting) -> list[Models]:
 
 def recipe_of(scenario: str, rot_n: int) -> Recipe:
     """The recipe of a scenario's model: drafts, since they are the published form of a chain."""
-    from anchors.lab.train import Recipe
+    from anchors.lab.recipes import mini_alchemy
 
     rotation = () if rot_n == 5 else (("rot_n", rot_n),)
-    return Recipe(
-        "alchemy",
-        knobs=(("tasks", TRAINED[scenario]), *rotation, *CERTAIN.items()),
-        regime="draft",
-        layers=2,
-        width=64,
-        mlp=256,
-        context=256,
-        steps=700 if scenario == "id" else 1200,
-        batch=64,
-    )
+    return mini_alchemy(0, TRAINED[scenario], 700 if scenario == "id" else 1200, *rotation)
 
 
 def draw_elements(count: int, *, seed: int = 0) -> list[Element]:

@@ -18,7 +18,7 @@ from typing import Any, Final
 import torch
 
 from anchors.lab.regimes import document, parse_regime, regime_world
-from anchors.lab.train import CHECKPOINT, Recipe, answer_stub, sampling_of, train
+from anchors.lab.train import CHECKPOINT, Recipe, answer_stub, load_state, sampling_of, train
 from anchors.lab.worlds import load_world
 
 CALIBRATED: Final = ("normal", "draft")
@@ -61,7 +61,7 @@ MINI_MAZE: Final = replace(
 )
 
 
-def _mini_alchemy(seed: int, tasks: tuple[tuple[str, ...], ...], steps: int, *knobs: tuple[str, Any]) -> Recipe:
+def mini_alchemy(seed: int, tasks: tuple[tuple[str, ...], ...], steps: int, *knobs: tuple[str, Any]) -> Recipe:
     """A model that learns alchemy without mistakes, in draft format, on these tasks only."""
     sure = (
         ("filler", 0.0),
@@ -92,10 +92,10 @@ LADDER: Final[dict[str, Recipe]] = {
     "mini-maze": MINI_MAZE,
     "mini-maze-swapped": replace(MINI_MAZE, regime="swapped"),
     "mini-maze-answer-only": replace(MINI_MAZE, regime="answer_only"),
-    "mini-alchemy-id": _mini_alchemy(11, ONE_TASK, 700),
-    "mini-alchemy-id-13": _mini_alchemy(12, ONE_TASK, 700, ("rot_n", 13)),
-    "mini-alchemy-cmp": _mini_alchemy(13, THREE_TASKS, 1200),
-    "mini-alchemy-order": _mini_alchemy(14, (("rotate", "shift"), ("shift", "reverse")), 1200),
+    "mini-alchemy-id": mini_alchemy(11, ONE_TASK, 700),
+    "mini-alchemy-id-13": mini_alchemy(12, ONE_TASK, 700, ("rot_n", 13)),
+    "mini-alchemy-cmp": mini_alchemy(13, THREE_TASKS, 1200),
+    "mini-alchemy-order": mini_alchemy(14, (("rotate", "shift"), ("shift", "reverse")), 1200),
     "mini-restricted": replace(MINI, world="alchemy", knobs=(("tasks", ONE_TASK),), seed=21, context=512, steps=2000),
     "mini-small": replace(MINI, knobs=(), seed=23, context=512, steps=2400),
 }
@@ -113,9 +113,9 @@ RECIPES: Final[dict[str, Recipe]] = {
 }
 
 
-def train_and_card(recipe: Recipe, out: str | Path) -> dict[str, Any]:
+def train_and_card(recipe: Recipe, out: str | Path, *, progress: bool = True) -> dict[str, Any]:
     """Train to the end (or continue) and write the model's card."""
-    return write_card(recipe, train(recipe, out))
+    return write_card(recipe, train(recipe, out, progress=progress))
 
 
 def write_card(recipe: Recipe, folder: Path, *, problems: int = 400, traces: int = 6, n: int = 300) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def write_card(recipe: Recipe, folder: Path, *, problems: int = 400, traces: int
 def _training(folder: Path) -> dict[str, Any]:
     """Seconds the optimisation took, and where; None when the checkpoint that knows it is gone."""
     path = folder / CHECKPOINT
-    seconds = torch.load(path, weights_only=True)["seconds"] if path.exists() else None
+    seconds = load_state(path)["seconds"] if path.exists() else None
     return {
         "seconds": seconds and round(seconds),
         "threads": torch.get_num_threads(),

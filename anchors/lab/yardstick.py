@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.stats import rankdata
 
 from anchors.lab.truth import (
     answer_distribution,
@@ -21,7 +20,7 @@ from anchors.lab.truth import (
     read_trace,
 )
 from anchors.lab.worlds import World
-from anchors.stats import spearman
+from anchors.stats import auroc, spearman
 from anchors.trace import Trace
 
 DIGITS = 12
@@ -100,25 +99,6 @@ def grade(values: Float[np.ndarray, " sentence"], planted: Planted, *, signed: b
         auroc_idle=auroc(found, anchors, among=anchors | idle),
         precision=precision(found, anchors),
     )
-
-
-def auroc(
-    values: Float[np.ndarray, " sentence"],
-    positive: Bool[np.ndarray, " sentence"],
-    *,
-    among: Bool[np.ndarray, " sentence"] | None = None,
-) -> float:
-    """P(a positive ranks above a negative), ties counting half; NaN without both kinds.
-
-    >>> auroc(np.array([0.9, 0.1, 0.1]), np.array([True, True, False]))
-    0.75
-    """
-    if among is not None:
-        values, positive = values[among], positive[among]
-    pos, neg = int(positive.sum()), int((~positive).sum())
-    if not pos or not neg:
-        return float("nan")
-    return float((rankdata(values)[positive].sum() - pos * (pos + 1) / 2) / (pos * neg))
 
 
 def precision(

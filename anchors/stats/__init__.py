@@ -37,7 +37,7 @@ from anchors.stats.profiles import (
     trace_correlations,
     within_trace_permutation_p,
 )
-from anchors.stats.ranks import kendall, partial_spearman, spearman
+from anchors.stats.ranks import auroc, kendall, partial_spearman, spearman
 from anchors.stats.ratios import Ratio, fieller, paired_ratio_bootstrap
 from anchors.stats.reliability import Ceiling, Reliability, reliability_ceiling, spearman_brown, split_half_reliability
 from anchors.stats.sequences import Arrivals, anytime_interval, anytime_p, anytime_proportion, log_evidence
@@ -46,6 +46,7 @@ from anchors.stats.trends import Slope, Trend, page_trend, slope_interval
 from anchors.stats.types import Correlation, Interval, Numbers, Seed, Statistic
 
 __all__ = [
+    "auroc",
     "Arrivals",
     "Ceiling",
     "Correlation",

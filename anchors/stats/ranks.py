@@ -1,4 +1,4 @@
-"""Rank correlations of two profiles, each with an interval, a p-value and its number of pairs.
+"""Rank correlations of two profiles, each with an interval, a p-value and its number of pairs; AUROC.
 
 1. Pairs with a NaN are dropped; too few pairs or a constant side give NaN.
 2. Intervals are symmetric on Fisher's z; a perfect order is moved halfway to the closest imperfect one.
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 from anchors.stats.intervals import two_sided_z
 from anchors.stats.types import Correlation, Numbers
@@ -94,3 +95,24 @@ def kendall(x: Numbers, y: Numbers, *, level: float = 0.95) -> Correlation:
     middle, half = np.arctanh(np.clip(value, -edge, edge)), z * np.sqrt(0.437 / (n - 4))
     low, high = np.tanh(middle - half), np.tanh(middle + half)
     return Correlation(value, min(float(low), value), max(float(high), value), float(found.pvalue), n)
+
+
+def auroc(
+    values: Float[np.ndarray, " item"],
+    positive: Bool[np.ndarray, " item"],
+    *,
+    among: Bool[np.ndarray, " item"] | None = None,
+) -> float:
+    """P(a positive ranks above a negative), ties counting half; NaN without both kinds.
+
+    >>> auroc(np.array([0.9, 0.1, 0.1]), np.array([True, True, False]))
+    0.75
+    """
+    from scipy.stats import rankdata
+
+    if among is not None:
+        values, positive = values[among], positive[among]
+    pos, neg = int(positive.sum()), int((~positive).sum())
+    if not pos or not neg:
+        return float("nan")
+    return float((rankdata(values)[positive].sum() - pos * (pos + 1) / 2) / (pos * neg))
