@@ -1,40 +1,26 @@
-"""The store of rollouts: one SQLite file in the run directory, which survives anything and knows what is missing.
+"""Rollouts of a trace: what a run has stored at every boundary, and what is missing.
 
-1. A rollout is a row keyed by (trace, kind, position, sample); writing one twice is a no-op.
-2. WAL with full synchronisation: after kill -9 at most the rollouts in flight and those of the last quarter second are lost.
-3. The settings that determine the numbers are stored; opening a run under others is refused, naming the difference.
-   A rule of stopping changes no rollout: the last one is noted, and the run stays marked as adaptive.
-4. Answers are not stored: they are a pure function of the text and can be read again under another rule.
+1. A rollout is a row keyed by (trace, kind, position, sample); writing one twice is a no-op (`anchors.store`).
+2. What is missing is found by counting; keys are read only where some are.
+3. Answers are not stored: they are a pure function of the text and can be read again under another rule.
 """
 
 from __future__ import annotations
 
-import json
-import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from anchors.answers import NO_ANSWER, extract_answer
 from anchors.models.base import Completion, Job
+from anchors.sqlite import STORE
+from anchors.store import STOP, Store, read_text, stored_text
 from anchors.trace import Trace
 
-SCHEMA = 1
-STORE = "rollouts.sqlite"
-STOP = "stop"
-"""The setting that holds the rule an adaptive run stopped by."""
+__all__ = ["STOP", "STORE", "Cost", "Rollout", "Rollouts", "Store"]
 
-_TABLES = """
-create table if not exists settings (key text primary key, value text not null);
-create table if not exists traces (number integer primary key, id text unique not null, record text not null);
-create table if not exists rollouts (
-    trace text not null, kind text not null, position integer not null, sample integer not null,
-    text text not null, tokens integer not null, finish text not null,
-    primary key (trace, kind, position, sample)
-) without rowid;
-"""
+_MINE = "trace = (select number from traces where id = ?) and kind = ?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,104 +44,6 @@ class Cost(NamedTuple):
 
     rollouts: int
     tokens: int
-
-
-class Store:
-    """One run directory's SQLite file; `path=None` keeps it in memory."""
-
-    def __init__(self, path: str | Path | None, settings: Mapping[str, Any] | None = None) -> None:
-        self.folder = None if path is None else Path(path)
-        self.db = _connect(self.folder)
-        if settings is not None:
-            self._check(json.loads(json.dumps(dict(settings), sort_keys=True)))
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        rows = self.db.execute("select key, value from settings where key != 'schema'").fetchall()
-        return {key: json.loads(value) for key, value in rows}
-
-    def _check(self, wanted: dict[str, Any]) -> None:
-        """Store the settings, or refuse when others are there; one process at a time."""
-        with self._alone():
-            rows = [(key, json.dumps(value, sort_keys=True)) for key, value in wanted.items()]
-            self.db.executemany("insert or ignore into settings values (?, ?)", rows)
-            stored = self.settings
-            changed = [key for key in wanted if stored[key] != wanted[key]]
-            if changed:
-                lines = "; ".join(f"{key} was {stored[key]!r}, now {wanted[key]!r}" for key in changed)
-                raise ValueError(
-                    f"{self.folder} holds rollouts made with other settings: {lines}. Use another run directory"
-                )
-
-    def note(self, key: str, value: Any) -> None:
-        """Store a setting that later runs may change, in place of what it was."""
-        with self.db:
-            self.db.execute("insert or replace into settings values (?, ?)", (key, json.dumps(value, sort_keys=True)))
-
-    def claim(self, traces: Sequence[Trace]) -> None:
-        """Make this the run of these traces; refuse a run that holds others, saying what changed."""
-        with self._alone():
-            stored = {trace.id: trace for trace in self.traces()}
-            for trace in traces:
-                old = stored.get(trace.id)
-                if stored and (old is None or old.text != trace.text):
-                    raise ValueError(
-                        f"{self.folder} holds another trace: {_changed(stored, trace)}. Use another run directory"
-                    )
-            rows = [(t.id, json.dumps(t.to_json())) for t in traces]
-            self.db.executemany("insert or ignore into traces (id, record) values (?, ?)", rows)
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """A transaction that keeps other processes out from its first read on, and leaves nothing when it fails."""
-        self.db.execute("begin immediate")
-        with self.db:
-            yield
-
-    def traces(self) -> list[Trace]:
-        """All traces of the run, in the order they were added."""
-        rows = self.db.execute("select record from traces order by number").fetchall()
-        return [Trace.from_json(json.loads(record)) for (record,) in rows]
-
-    def close(self) -> None:
-        self.db.close()
-
-
-def _changed(stored: Mapping[str, Trace], trace: Trace) -> str:
-    """What differs between a trace and the ones a run holds."""
-    twin = next((t for t in stored.values() if t.reasoning == trace.reasoning), None)
-    if twin is not None and twin.prompt != trace.prompt:
-        return f"the prompt was {twin.prompt[-60:]!r}, now {trace.prompt[-60:]!r}"
-    if trace.id in stored:
-        return f"the text of {trace.id!r} changed"
-    return f"it holds {', '.join(map(repr, list(stored)[:5]))}, not {trace.id!r}"
-
-
-def _connect(folder: Path | None) -> sqlite3.Connection:
-    if folder is None:
-        db = sqlite3.connect(":memory:")
-    else:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            foreign = [p.name for p in folder.iterdir() if p.name != STORE]
-            if foreign and not (folder / STORE).exists():
-                raise ValueError(
-                    f"{folder} is not a run directory (it holds {foreign[0]!r} and no {STORE}); use an empty one"
-                )
-            db = sqlite3.connect(folder / STORE, timeout=30)
-            db.execute("pragma journal_mode = wal")
-        except (OSError, sqlite3.OperationalError) as error:
-            raise ValueError(f"cannot write the run directory {folder}: {error}. Use a writable one") from error
-        except sqlite3.DatabaseError as error:
-            raise ValueError(f"{folder / STORE} is not a rollout store: {error}. Use another run directory") from error
-    db.executescript(_TABLES)
-    found = db.execute("select value from settings where key = 'schema'").fetchone()
-    if found is None:
-        with db:
-            db.execute("insert or ignore into settings values ('schema', ?)", (str(SCHEMA),))
-    elif int(found[0]) != SCHEMA:
-        raise ValueError(f"{folder} was written with schema {found[0]}, this version reads {SCHEMA}")
-    return db
 
 
 class Rollouts:
@@ -198,30 +86,39 @@ class Rollouts:
 
     def add(self, rollouts: Iterable[Rollout]) -> None:
         """Store rollouts in one transaction; one that is already there is left as it is."""
-        rows = [(self.trace.id, self.kind, r.position, r.sample, r.text, r.tokens, r.finish) for r in rollouts]
-        with self.store.db as db:
-            db.executemany("insert or ignore into rollouts values (?, ?, ?, ?, ?, ?, ?)", rows)
+        rows = [(self.kind, r.position, r.sample, r.tokens, r.finish, r.text) for r in rollouts]
+        self.store.insert(self.trace, rows)
 
     def at(self, position: int) -> list[Rollout]:
         """The rollouts that continue boundary `position`, by sample."""
-        query = (
-            "select position, sample, text, tokens, finish from rollouts "
-            "where trace = ? and kind = ? and position = ? order by sample"
-        )
-        return [Rollout(*row) for row in self.store.db.execute(query, (self.trace.id, self.kind, position))]
+        query = f"select sample, text, tokens, finish from rollouts where {_MINE} and position = ? order by sample"
+        return [
+            Rollout(position, sample, read_text(text), tokens, finish)
+            for sample, text, tokens, finish in self.store.read(query, (*self._key, position))
+        ]
 
     def counts(self) -> list[int]:
         """How many rollouts each of the S + 1 boundaries has."""
-        query = "select position, count(*) from rollouts where trace = ? and kind = ? group by position"
-        found = dict(self.store.db.execute(query, (self.trace.id, self.kind)).fetchall())
+        query = f"select position, count(*) from rollouts where {_MINE} group by position"
+        found = dict(self.store.read(query, self._key))
         return [found.get(position, 0) for position in range(len(self.trace) + 1)]
 
     def missing(self, n: int) -> list[tuple[int, int]]:
         """(position, sample) pairs still to draw for n rollouts at every boundary."""
-        query = "select position, sample from rollouts where trace = ? and kind = ? and sample < ?"
-        done = set(self.store.db.execute(query, (self.trace.id, self.kind, n)).fetchall())
-        pairs = ((p, s) for p in range(len(self.trace) + 1) for s in range(n))
-        return [pair for pair in pairs if pair not in done]
+        rows, key = f"from rollouts where {_MINE} and sample between 0 and ?", (*self._key, n - 1)
+        found = dict(self.store.read(f"select position, count(*) {rows} group by position", key))
+        short = [position for position in range(len(self.trace) + 1) if found.get(position, 0) < n]
+        if not short:
+            return []
+        drawn: dict[int, set[int]] = {position: set() for position in short}
+        for position, sample in self.store.stream(f"select position, sample {rows} order by position, sample", key):
+            if position in drawn:
+                drawn[position].add(sample)
+        return [(position, sample) for position in short for sample in range(n) if sample not in drawn[position]]
+
+    @property
+    def _key(self) -> tuple[str | bytes, str]:
+        return stored_text(self.trace.id), self.kind
 
     def jobs(self, pairs: Iterable[tuple[int, int]]) -> list[Job]:
         """What to ask a model for these (position, sample) pairs."""
@@ -235,8 +132,8 @@ class Rollouts:
 
     def cost(self) -> Cost:
         """Rollouts stored and tokens generated."""
-        query = "select count(*), coalesce(sum(tokens), 0) from rollouts where trace = ? and kind = ?"
-        return Cost(*self.store.db.execute(query, (self.trace.id, self.kind)).fetchone())
+        query = f"select count(*), coalesce(sum(tokens), 0) from rollouts where {_MINE}"
+        return Cost(*self.store.read(query, self._key)[0])
 
     @property
     def adaptive(self) -> bool:
