@@ -95,7 +95,7 @@ def calibrate(
     limited = sum(_limited(run.trace, model, sampling) for run in runs)
     if not missing:
         return Bill(0, stored, 0, 0.0, None if price is None else 0.0, limited)
-    draw = _Draw(model, seed, options)
+    draw = _Draw(getattr(model, "replica", model), seed, options)  # a cluster's replicas share the run, not a probe
     warm = [job for run, pair in missing[:1] for job in run.jobs([pair])]
     probes = [draw(warm, replace(sampling, max_new_tokens=1))[0] for _ in range(2)][1:]
     whole, drawn = draw([job for run, pair in _spread(missing) for job in run.jobs([pair])], sampling)
@@ -112,6 +112,7 @@ def calibrate(
         short = replace(sampling, max_new_tokens=min(WIDE_TOKENS, sampling.max_new_tokens))
         probes += [whole, draw(wide, short)[0]]
         seconds = predicted_seconds(fit_rates(probes), lengths, len({run.trace.id for run, _ in left}), width)
+        seconds /= getattr(model, "replicas", 1)
     tokens = round(lengths.sum())
     cost = None if price is None else tokens * price / 1e6
     return Bill(len(left), stored + done, tokens, seconds, cost, limited)
@@ -126,7 +127,7 @@ class _Draw:
     def __call__(self, jobs: Sequence[Job], sampling: Sampling) -> tuple[Probe, list[tuple[Job, Rollout]]]:
         started = time.perf_counter()
         made = list(self.model.generate(jobs, sampling=sampling, seed=self.seed, **self.options))
-        seconds = time.perf_counter() - started
+        seconds = max(time.perf_counter() - started, 1e-6)  # a coarse clock may not have moved
         lengths = [completion.tokens for _, completion in made]
         probe = Probe(len({job.trace for job in jobs}), max(lengths), sum(lengths), seconds)
         return probe, [(job, Rollout.of(job, completion)) for job, completion in made]

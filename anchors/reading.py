@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,11 @@ def can_force(reader: Any) -> bool:
     return hasattr(reader, "score")
 
 
+def can_block(reader: Any) -> bool:
+    """Whether attention to several sentences at once can be cut: in a local model, here or on a cluster."""
+    return hasattr(reader, "run_module") or "run_module" in getattr(reader, "remote", ())
+
+
 def forced_logprobs(
     edits: Sequence[Edit | Trace],
     reader: LensModel | WhiteBox,
@@ -69,11 +75,11 @@ def forced_logprobs(
     if len(answers) != len(given):
         raise ValueError(f"{len(answers)} answers were given for {len(given)} edits; give one, or one for each")
     forced = [stub.force(_shown(edit), text) for edit, text in zip(given, answers, strict=True)]
-    if hasattr(reader, "run_module"):
+    if can_block(reader):
         from anchors.models.variants import Variant, score_variants
 
         rows = [Variant(text, start, _spans(edit)) for (text, start), edit in zip(forced, given, strict=True)]
-        scored = score_variants(reader, rows)  # type: ignore[arg-type]
+        scored = getattr(reader, "score_variants", partial(score_variants, reader))(rows)  # type: ignore[arg-type]
     else:
         scored = [_score(reader, text, start, _spans(edit)) for (text, start), edit in zip(forced, given, strict=True)]
     return Forced(np.array([s.logprob for s in scored], dtype=float), np.array([s.tokens for s in scored], dtype=int))
@@ -94,7 +100,7 @@ def free_answers(
     if n < 1:
         raise ValueError(f"n is {n}; at least one continuation an edit is needed")
     given = [edit if isinstance(edit, Edit) else Edit(edit) for edit in edits]
-    if not hasattr(reader, "run_module"):
+    if not can_block(reader):
         _refuse_blocks(given, reader)
     jobs: list[Job] = []
     prompts = {(_shown(edit), _spans(edit)): edit.trace.prompt for edit in reversed(given)}

@@ -10,7 +10,22 @@ from typing import Annotated, Any
 
 import typer
 
-from anchors.commands.options import Json, ModelName, N, Out, Quiet, Seed, TraceFile, quiet_logging
+from anchors.commands.options import (
+    Gpus,
+    Json,
+    Methods,
+    ModelName,
+    N,
+    Out,
+    Quiet,
+    Ray,
+    Seed,
+    TraceFile,
+    Workers,
+    loading,
+    quiet_logging,
+)
+from anchors.printable import printable
 
 
 def demo(
@@ -18,6 +33,7 @@ def demo(
     model: ModelName = "lab/reasoner",
     n: N = 100,
     seed: Annotated[int | None, typer.Option(help="which problem and which rollouts; fresh by default")] = None,
+    json_output: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Let the shipped model reason on a fresh problem, score every sentence by every method, write a report."""
@@ -26,9 +42,14 @@ def demo(
     quiet_logging(quiet)
     seed = time.time_ns() % 10**6 if seed is None else seed
     result = run_demo(out, model=model, n=n, seed=seed, progress=not quiet)
+    if json_output:
+        made = {"trace": result.trace.id, "answer": result.trace.answer, "target": result.trace.target, "seed": seed}
+        found = {"scores": [_record(s) for s in result.scores], "transfer": result.transfer.to_json()}
+        typer.echo(json.dumps(made | found | {"report": str(result.report), "run": str(out / "run")}))
+        return
     _show(result.trace, result.scores)
     for line in result.summary:
-        typer.echo(line)
+        typer.echo(printable(line))
 
 
 def write(
@@ -36,31 +57,30 @@ def write(
     model: ModelName,
     out: Annotated[Path, typer.Option("--out", "-o", help="trace file to write (.jsonl)")],
     seed: Seed = 0,
+    json_output: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Let a model reason on one or many prompts and store its traces, ready for `anchors score`."""
-    from anchors.datasets import write_jsonl
+    from anchors.datasets import read_prompts, write_jsonl
     from anchors.models import load_model
     from anchors.resampling import write_traces
 
     quiet_logging(quiet)
-    given = [{"prompt": prompts}]
-    if prompts.endswith(".jsonl"):
-        given = [json.loads(line) for line in Path(prompts).read_text(encoding="utf-8").splitlines() if line.strip()]
-    if any("prompt" not in record for record in given):
-        raise ValueError(f"{prompts}: every line needs a prompt")
-    targets = [record.get("target") for record in given]
-    written = write_traces([record["prompt"] for record in given], load_model(model), targets=targets, seed=seed)
+    given = read_prompts(prompts) if prompts.endswith(".jsonl") else [(prompts, None)]
+    targets = [target for _, target in given]
+    written = write_traces([prompt for prompt, _ in given], load_model(model), targets=targets, seed=seed)
     write_jsonl(written, out)
     for trace in written:
-        typer.echo(f"{trace.id}\t{len(trace)} sentences\tanswer {trace.answer}\ttarget {trace.target}")
+        made = {"trace": trace.id, "sentences": len(trace), "answer": trace.answer, "target": trace.target}
+        text = f"{trace.id}\t{len(trace)} sentences\tanswer {trace.answer}\ttarget {trace.target}"
+        typer.echo(json.dumps(made) if json_output else printable(text))
 
 
 def score(
     traces: TraceFile,
     model: ModelName,
     out: Out,
-    methods: Annotated[str, typer.Option(help="comma-separated")] = "resample,forced,attention,suppress,confidence",
+    methods: Methods = "resample,forced,attention,suppress,confidence",
     n: N = 100,
     seed: Seed = 0,
     temperature: Annotated[float | None, typer.Option(help="default: the model's own, else 0.6")] = None,
@@ -76,33 +96,37 @@ def score(
         typer.Option("--stop-anchors", help="stop once so many anchors are known; -n is then the most a boundary gets"),
     ] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the bill and stop")] = False,
+    ray: Ray = None,
+    workers: Workers = None,
+    gpus_per_worker: Gpus = None,
     json_output: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Score every sentence of one or many traces."""
     from anchors.datasets import load_traces
-    from anchors.models import load_model
     from anchors.resampling import plan_resampling
     from anchors.scoring import score_traces
 
     quiet_logging(quiet)
-    found, loaded = load_traces(traces), load_model(model)
-    sampling = _sampling(loaded.sampling, temperature, top_p, max_new_tokens)
+    found = load_traces(traces)
     more: dict[str, Any] = {"reuse": reuse, "alternatives": alternatives}
-    options: dict[str, Any] = {"n": n, "seed": seed, "sampling": sampling, "out": out, "price": price}
+    options: dict[str, Any] = {"n": n, "seed": seed, "out": out, "price": price}
     if stop_anchors:
         from anchors.stopping import Anchors
 
         options["stop"] = Anchors(k=stop_anchors)
-    if dry_run:
-        bill = plan_resampling(found, loaded, **options)
-        typer.echo(json.dumps(bill.__dict__) if json_output else str(bill))
-        return
-    for rollouts, scores in score_traces(found, loaded, methods=methods, progress=not quiet, **more, **options):
-        if json_output:
-            typer.echo(json.dumps({"trace": rollouts.trace.id, "scores": [_record(s) for s in scores]}))
-        else:
-            _show(rollouts.trace, scores)
+    with loading(ray, workers, gpus_per_worker) as load:
+        loaded = load(model)
+        options["sampling"] = _sampling(loaded.sampling, temperature, top_p, max_new_tokens)
+        if dry_run:
+            bill = plan_resampling(found, loaded, **options)
+            typer.echo(json.dumps(bill.__dict__) if json_output else str(bill))
+            return
+        for rollouts, scores in score_traces(found, loaded, methods=methods, progress=not quiet, **more, **options):
+            if json_output:
+                typer.echo(json.dumps({"trace": rollouts.trace.id, "scores": [_record(s) for s in scores]}))
+            else:
+                _show(rollouts.trace, scores)
     typer.echo(f"run directory: {out}  (anchors report {out} -o report.html)", err=json_output)
 
 

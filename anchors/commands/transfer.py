@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from anchors.commands.options import Json, Quiet, RunFolder, Seed, listed, one_of, quiet_logging
+from anchors.commands.options import (
+    MODELS,
+    Gpus,
+    Json,
+    Quiet,
+    Ray,
+    RunFolder,
+    Seed,
+    Workers,
+    complete_model,
+    listed,
+    loading,
+    one_of,
+    quiet_logging,
+)
 from anchors.models.base import CapabilityError
+from anchors.printable import printable
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +39,7 @@ def register(app: typer.Typer) -> None:
 
 def transfer(
     runs: Annotated[list[Path], typer.Argument(help="run directories of one writer")],
-    reader: Annotated[str, typer.Option("--reader", help="lab/NAME, a hub id or a local directory")],
+    reader: Annotated[str, typer.Option("--reader", help=MODELS, autocompletion=complete_model)],
     writer: Annotated[str | None, typer.Option(help="the model that wrote; default: the run's own, if it is lab/NAME")] = None,
     method: Annotated[str, typer.Option(help="which scores name the anchors")] = "counterfactual",
     outcome: Annotated[str | None, typer.Option(help="forced, free or handover; default: forced where possible")] = None,
@@ -38,6 +53,9 @@ def transfer(
     preset: Annotated[str | None, typer.Option(help="pairs: the statistics of the closest prior study")] = None,
     relaxed: Annotated[bool, typer.Option("--relaxed", help="controls of any category and count of numbers")] = False,
     seed: Seed = 0,
+    ray: Ray = None,
+    workers: Workers = None,
+    gpus_per_worker: Gpus = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="also write everything found to this JSON file")] = None,
     json_output: Json = False,
     quiet: Quiet = False,
@@ -46,7 +64,6 @@ def transfer(
 
     Uses the rollouts of the runs, else their stored scores. Finished traces are kept in transfer/ of the first run.
     """
-    from anchors.models import load_model
     from anchors.transfer import Calipers, transfer_anchors
     from anchors.transfer.measure import OUTCOMES
 
@@ -56,15 +73,16 @@ def transfer(
         raise ValueError(f"no {method} scores in {', '.join(map(str, runs))}; run anchors score first")
     loose = {"category": False, "numbers": False} if relaxed else {}
     choices = {"outcome": one_of("outcome", outcome, OUTCOMES), "preset": one_of("preset", preset, ("pairs",))}
-    found = transfer_anchors(
-        given, reader=load_model(reader), writer=_writer(given[0], writer), method=method, k=k, controls=controls, n=n,
-        answer=None if answer == "own" else answer, operations=None if operations is None else listed(operations),
-        calipers=Calipers(**loose), compressors="all" if curve else (), corrupt=corrupt, seed=seed,
-        out=runs[0] / "transfer", progress=not quiet, **choices,
-    )  # fmt: skip
+    with loading(ray, workers, gpus_per_worker) as load:
+        found = transfer_anchors(
+            given, reader=load(reader), writer=_writer(given[0], writer, load), method=method, k=k, controls=controls, n=n,
+            answer=None if answer == "own" else answer, operations=None if operations is None else listed(operations),
+            calipers=Calipers(**loose), compressors="all" if curve else (), corrupt=corrupt, seed=seed,
+            out=runs[0] / "transfer", progress=not quiet, **choices,
+        )  # fmt: skip
     if out is not None:
         found.save(out)
-    typer.echo(json.dumps(found.to_json()) if json_output else str(found))
+    typer.echo(json.dumps(found.to_json()) if json_output else printable(str(found)))
 
 
 def _scored(run: Path, method: str) -> Iterator[Any]:
@@ -79,18 +97,19 @@ def _scored(run: Path, method: str) -> Iterator[Any]:
             yield from (s for s in stored_scores(run, rollouts.trace) if s.method == method)
 
 
-def _writer(given: Any, name: str | None) -> Any:
+def _writer(given: Any, name: str | None, load: Callable[[str], Any] | None = None) -> Any:
     """The writer's model: the one named, else the shipped one that the run says it was made with, else None."""
     from anchors.models import lab_models, load_model
     from anchors.rollouts import Rollouts
 
+    load = load or load_model
     if name is not None:
-        return load_model(name)
+        return load(name)
     made = given.store.settings if isinstance(given, Rollouts) else given.details
     stored = str(made.get("model", ""))
     if not stored.startswith("lab/") or stored.removeprefix("lab/") not in lab_models():
         return None
-    model = load_model(stored)
+    model = load(stored)
     if made.get("weights", model.fingerprint) == model.fingerprint:
         return model
     logger.warning("the run was made with other weights of %s; its effect in the writer is not measured", stored)
@@ -108,6 +127,7 @@ def compress(
     every: Annotated[bool, typer.Option("--all", help="a table of every compressor that has what it needs")] = False,
     seed: Seed = 0,
     json_output: Json = False,
+    quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Keep a share of every trace of a run, by the writer's anchors or by any other compressor."""
     from anchors.compression import compress_trace
@@ -115,7 +135,7 @@ def compress(
     from anchors.rollouts import Rollouts
     from anchors.scoring import stored_scores
 
-    quiet_logging(quiet=True)
+    quiet_logging(quiet)
     leak = one_of("leak", leak, ("keep", "strip"))
     given: dict[str, Any] = {"budget": budget, "leak": leak, "seed": seed, "marker": "[SKIP]" if marker else None}
     given["reader"] = None if reader is None else load_model(reader)
@@ -131,7 +151,8 @@ def compress(
         if json_output:
             typer.echo(json.dumps(_compressed(trace, found)))
         else:
-            typer.echo(f"trace {trace.id}, {found.method}: {_kept(found, trace)}\n{found.trace.reasoning.strip()}\n")
+            kept = f"{_kept(found, trace)}\n{found.trace.reasoning.strip()}\n"
+            typer.echo(printable(f"trace {trace.id}, {found.method}: {kept}"))
 
 
 def _every(trace: Any, given: dict[str, Any], *, json_output: bool) -> None:
@@ -155,7 +176,7 @@ def _every(trace: Any, given: dict[str, Any], *, json_output: bool) -> None:
         return
     Console().print(compressors_table(trace, found))
     for why in left.values():
-        typer.echo(f"left out: {why}")
+        typer.echo(printable(f"left out: {why}"))
 
 
 def _kept(found: Any, trace: Any) -> str:

@@ -24,7 +24,7 @@ from anchors.answers import NO_ANSWER
 from anchors.compression import ALIASES, BUDGETS, COMPRESSORS
 from anchors.interventions import keep
 from anchors.models.base import CapabilityError
-from anchors.reading import can_force, free_answers
+from anchors.reading import can_block, can_force, free_answers
 from anchors.rollouts import Rollouts
 from anchors.scores import Scores
 from anchors.similarity import Similarity, default_similarity
@@ -34,6 +34,7 @@ from anchors.transfer.inputs import Inputs, gather
 from anchors.transfer.matching import Balance, Calipers
 from anchors.transfer.matrix import TransferMatrix, transfer_matrix
 from anchors.transfer.measure import OPERATIONS, OUTCOMES, Outcome
+from anchors.transfer.on_workers import read_traces
 from anchors.transfer.record import LeftOut, Models, Plan
 from anchors.transfer.results import (
     Condition,
@@ -48,7 +49,6 @@ from anchors.transfer.results import (
     Transfer,
 )
 from anchors.transfer.shift import Interaction, Shift, interaction, shift_trend
-from anchors.transfer.trace_reading import read_trace
 
 __all__ = [
     "Balance", "Calipers", "Condition", "Contrast", "Controls", "Curve", "CurvePoint", "Gate", "Interaction", "Mean",
@@ -132,14 +132,15 @@ def transfer_anchors(
     _check_runs(reader_runs, items, reader)
     traces = [w.trace for w in inputs.written]
     records, excluded, unmatched = [], list(inputs.excluded), 0
-    for w in tqdm(inputs.written, desc=f"reading by {reader.name}", disable=None if progress else True):
-        others = [t for t in traces if t.prompt != w.trace.prompt]
-        found = read_trace(w, models, plan, others, runs.get(w.trace.id), None if out is None else Path(out))
+    cases = [(w, [t for t in traces if t.prompt != w.trace.prompt], runs.get(w.trace.id)) for w in inputs.written]
+    reading = read_traces(cases, models, plan, None if out is None else Path(out))
+    bar = tqdm(reading, desc=f"reading by {reader.name}", total=len(cases), disable=None if progress else True)
+    for i, found in sorted(bar, key=lambda item: item[0]):
         if isinstance(found, LeftOut):
             excluded.append(found.reason)
             unmatched += found.unmatched
         else:
-            records.append((w, found))
+            records.append((inputs.written[i], found))
     return assemble(inputs, records, excluded, plan, reader=reader, margin=margin, refused=refused, unmatched=unmatched)
 
 
@@ -192,7 +193,7 @@ def _operations(
     if unknown or not operations:
         raise ValueError(f"operation {unknown[0] if unknown else None!r} is unknown; use {', '.join(OPERATIONS)}")
     reasons = {}
-    if not hasattr(reader, "run_module"):
+    if not can_block(reader):
         reasons["block"] = f"block: attention of {reader.name} cannot be cut at several sentences; use a local model"
     if paraphrase is None:
         reasons["paraphrase"] = "paraphrase: no paraphraser was given (paraphrase=function)"

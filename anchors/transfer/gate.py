@@ -51,7 +51,8 @@ def _band(alone: Mean) -> Condition:
 def _scaffold(scaffold: Mean, unit: str) -> Condition:
     found = f"the whole trace moves the reader by {scaffold} ({unit})"
     if scaffold.n < 2:
-        return Condition("scaffold", found, None, f"{scaffold.n} traces leave no interval for the scaffold effect")
+        few = "1 trace leaves" if scaffold.n == 1 else f"{scaffold.n} traces leave"
+        return Condition("scaffold", found, None, f"{few} no interval for the scaffold effect")
     reason = "the reader does no better with the whole trace than without it: nothing to transfer"
     return Condition("scaffold", found, bool(scaffold.low > 0), reason)
 

@@ -40,7 +40,10 @@ class Mean(NamedTuple):
         return int((~np.isnan(self.traces)).sum())
 
     def __str__(self) -> str:
-        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}], p = {self.p:.2g}, {self.n} traces"
+        traces = f"{self.n} trace{'' if self.n == 1 else 's'}"
+        if np.isnan(self.low):
+            return "not measured" if np.isnan(self.value) else f"{self.value:+.3f} (no interval), {traces}"
+        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}], p = {self.p:.2g}, {traces}"
 
 
 class Condition(NamedTuple):

@@ -96,14 +96,23 @@ def read_trace(
     """
     path = None if out is None else out / f"{plan.digest(written, models, others, runs)}.json"
     known = None if path is None else stored(path)
-    if known is not None:
-        return known
+    return known or kept(*measured(written, models, plan, others, runs), path)
+
+
+def measured(
+    written: Written, models: Models, plan: Plan, others: Sequence[Trace], runs: Rollouts | None
+) -> tuple[Record | LeftOut, bool]:
+    """The record of one trace, read now, and whether it is to be stored."""
     try:
         case = _match(written, models, plan, others, runs)
-        record = case if isinstance(case, LeftOut) else _read(case)
+        return (case if isinstance(case, LeftOut) else _read(case)), True
     except Unreadable as error:
-        return LeftOut(f"{written.trace.id}: {error}")  # not stored: another version may read it
-    if path is not None:
+        return LeftOut(f"{written.trace.id}: {error}"), False  # another version may read it
+
+
+def kept(record: Record | LeftOut, lasting: bool, path: Path | None) -> Record | LeftOut:
+    """The same record, stored."""
+    if path is not None and lasting:
         store(record, path)
     return record
 
