@@ -10,7 +10,7 @@ Source: Thought Anchors (2506.19143), section 4; definitions in its released `at
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -19,6 +19,9 @@ from anchors.models.base import WhiteBox
 from anchors.scores import Scores, method
 from anchors.stats import mean_interval
 from anchors.trace import Trace
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Heads = Sequence[tuple[int, int]]
 
@@ -90,16 +93,18 @@ def receiver_heads(
     """
     if top < 1:
         raise ValueError(f"top is {top}; at least one receiver head is needed")
-    attention = _measured_attention(trace, model, proximity)
-    vertical = vertical_scores(attention, proximity=proximity)
-    kurtosis = fisher_kurtosis(vertical)
+    shape = (model.layers, model.heads)
     if heads is None:
-        chosen, origin = top_heads(kurtosis, top=min(top, max(1, kurtosis.size // 4))), "this trace"
+        kept, origin = min(top, max(1, shape[0] * shape[1] // 4)), "this trace"
+        read = read_heads(trace, model, proximity, keep=kept)
+        chosen = top_heads(read.kurtosis, top=kept)
         if not chosen:
-            chosen, origin = [(int(i), int(j)) for i, j in np.ndindex(kurtosis.shape)], "all heads: no kurtosis"
+            chosen, origin = [(int(i), int(j)) for i, j in np.ndindex(shape)], "all heads: no kurtosis"
+            read = read_heads(trace, model, proximity, keep=chosen)
     else:
-        chosen, origin = _known_heads(heads, kurtosis.shape), "the caller's"
-    mean = np.mean([attention[layer, head] for layer, head in chosen], axis=0)
+        chosen, origin = _known_heads(heads, shape), "the caller's"
+        read = read_heads(trace, model, proximity, keep=chosen)
+    mean = np.mean([read.kept[pair] for pair in chosen], axis=0, dtype=float)
     low, high, n = _row_bootstrap(mean, proximity, resamples, seed)
     p, floor = _recency_null(mean, proximity, resamples, seed)
     return Scores.of(
@@ -113,10 +118,10 @@ def receiver_heads(
         floor=floor,
         matrix=np.where(np.tri(len(trace), k=-1, dtype=bool), mean, np.nan),
         extras={
-            "kurtosis": kurtosis,
+            "kurtosis": read.kurtosis,
             "heads": np.array(chosen),
-            "vertical": vertical,
-            "pooled": np.stack([attention[pair] for pair in chosen]).astype(np.float32),
+            "vertical": read.vertical,
+            "pooled": np.stack([read.kept[pair] for pair in chosen]).astype(np.float32),
         },
         details={
             "model": model.name,
@@ -136,10 +141,7 @@ def shared_receiver_heads(traces: Sequence[Trace], model: WhiteBox, *, top: int 
     Raises:
         ValueError: no traces, one of no more than `proximity` sentences, or none long enough for a kurtosis.
     """
-    kurtoses = []
-    for trace in traces:
-        attention = _measured_attention(trace, model, proximity)
-        kurtoses.append(fisher_kurtosis(vertical_scores(attention, proximity=proximity)))
+    kurtoses = [read_heads(trace, model, proximity, keep=()).kurtosis for trace in traces]
     found = top_heads(_nanmean(np.array(kurtoses), 0), top=top) if kurtoses else []
     if not found:
         raise ValueError(
@@ -149,10 +151,41 @@ def shared_receiver_heads(traces: Sequence[Trace], model: WhiteBox, *, top: int 
     return found
 
 
-def _measured_attention(trace: Trace, model: WhiteBox, proximity: int) -> Float[np.ndarray, "layer head target source"]:
+class HeadReading(NamedTuple):
+    """Vertical scores and kurtosis of every head, and the attention of those kept."""
+
+    vertical: Float[np.ndarray, "layer head source"]
+    kurtosis: Float[np.ndarray, "layer head"]
+    kept: dict[tuple[int, int], Float[np.ndarray, "target source"]]
+
+
+def read_heads(trace: Trace, model: WhiteBox, proximity: int, *, keep: int | Heads) -> HeadReading:
+    """Read each head once; keep the attention of `keep` heads, by kurtosis if it is a number.
+
+    A head is reduced to its vertical scores as soon as it is read, so memory does not grow with layers and heads.
+    """
     if len(trace) <= proximity:
         raise ValueError(f"the trace has {len(trace)} sentences; receiver scores need more than proximity={proximity}")
-    return model.pooled_attention(trace.text, trace.spans).double().numpy()
+    shape = (model.layers, model.heads)
+    read = HeadReading(np.full((*shape, len(trace)), np.nan), np.full(shape, np.nan), {})
+
+    def visit(layer: int, head: int, means: Tensor) -> None:
+        attention = means.double().numpy(force=True)
+        read.vertical[layer, head] = vertical_scores(attention, proximity=proximity)
+        read.kurtosis[layer, head] = fisher_kurtosis(read.vertical[layer, head])
+        if isinstance(keep, int) or (layer, head) in keep:
+            read.kept[layer, head] = means.numpy(force=True).copy()
+        if isinstance(keep, int) and len(read.kept) > keep:
+            best = top_heads(read.kurtosis, top=keep)
+            del read.kept[next(pair for pair in reversed(read.kept) if pair not in best)]
+
+    if (each := getattr(model, "visit_attention", None)) is not None:
+        each(trace.text, trace.spans, visit)
+    else:
+        attention = model.pooled_attention(trace.text, trace.spans)
+        for layer, head in np.ndindex(shape):
+            visit(layer, head, attention[layer, head])
+    return read
 
 
 def _known_heads(heads: Heads, shape: tuple[int, ...]) -> list[tuple[int, int]]:

@@ -26,11 +26,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from anchors.forced import forced_answer
-from anchors.models.attention_pass import Block, LayerCache
+from anchors.models.attention_pass import Block
 from anchors.models.base import CapabilityError, Tokens
-from anchors.models.suffixes import LateModel, Suffix, prefill_to, run_suffixes
+from anchors.models.divergence import comparison
+from anchors.models.leave_out import Cut, attention_without, leaves_out
+from anchors.models.suffixes import Prefill, Suffix, prefill_to, run_suffixes
 from anchors.models.tokens import answer_tokens, token_spans
 from anchors.scores import Scores, method
+from anchors.token_effects import TokenEffects
 from anchors.trace import Trace
 
 if TYPE_CHECKING:
@@ -46,20 +49,18 @@ HELD = 1 << 21
 """Hidden-state numbers held for one sweep over the rows, or four times the trace's own if that is more."""
 
 LEVEL = 0.95
-PAPER_TOP_P, PAPER_TOP_K, PAPER_TEMPERATURE, PAPER_FLOOR, PAPER_EPSILON = 0.9999, 100, 0.6, -1e9, 1e-9
 
 
 class Base(NamedTuple):
-    """The plain forward of a text: tokens, final hidden states, recorded cache and the token range of its answer.
-
-    `late` runs the layers from the first that blocks anything; None if every layer runs.
-    """
+    """The plain forward of a text, its tokens and the token range of its answer."""
 
     tokens: Tokens
-    hidden: Float[Tensor, "token width"]
-    past: list[LayerCache]
+    plain: Prefill
     answer: tuple[int, int]
-    late: LateModel | None
+
+    @property
+    def hidden(self) -> Float[Tensor, "token width"]:
+        return self.plain.hidden
 
     def answer_logprobs(self, model: LensModel, firsts: Sequence[int], hidden: Sequence[Tensor]) -> list[float]:
         """log p of the answer in nats for hidden states that begin at the tokens `firsts`."""
@@ -95,9 +96,11 @@ def suppress(
     values[s] = log p(answer) - log p(answer | s blocked) in nats, exact; positive means s supports the answer.
     matrix[t, s] = mean over the tokens of t of KL(p || p_blocked) in nats, NaN where t <= s;
     extras: `matrix_low`, `matrix_high` (bootstrap over the target's tokens), `outgoing` (mean KL over later
-    sentences, [sentence]), `answer_logprob`. With `compat="paper"` the matrix holds the published log-KL with every
-    row's mean subtracted, artefacts included (temperature 0.6, truncation, windows of positions). `answer_only=True`
-    leaves out the matrix and what is made of it, at the cost of little more than one suffix a sentence.
+    sentences, [sentence]), `answer_logprob`, and token by token for the sources that do most, as many as a bounded size
+    allows, `token_effects` [kept, token], `token_sources`, `token_offsets` (`anchors.token_effects`). With
+    `compat="paper"` the matrix holds the published log-KL with every row's mean subtracted, artefacts included
+    (temperature 0.6, truncation, windows of positions). `answer_only=True` leaves out the matrix and what is made of it,
+    at the cost of little more than one suffix a sentence.
 
     Raises:
         CapabilityError: the model is a black box.
@@ -116,11 +119,15 @@ def suppress(
     (plain,) = base.answer_logprobs(model, [0], [base.hidden])
     values = np.full(len(trace), np.nan)
     cells = None if answer_only else Cells.of(spans, resamples, seed)
-    for held in _groups(_blocked(model, base, spans, block, progress), max(HELD, 4 * base.hidden.numel())):
+    kept = None if answer_only or compat else TokenEffects(base.tokens.offsets[: spans[-1][1] if spans else 0])
+    for held in _groups(_blocked(model, base, spans, block, answer_only, progress), max(HELD, 4 * base.hidden.numel())):
         indices, firsts, states = zip(*held, strict=True)
         values[list(indices)] = plain - np.array(base.answer_logprobs(model, firsts, states))
         if cells is not None:
-            cells.add(indices, _token_effects(model, base, held, spans[-1][1], compat), shift=0 if compat else 1)
+            effects = _token_effects(model, base, held, spans[-1][1], compat)
+            cells.add(indices, effects, shift=0 if compat else 1)
+            if kept is not None:
+                kept.add(indices, effects)
     if cells is not None and compat:
         cells = cells.centred()
     return Scores.of(
@@ -129,7 +136,9 @@ def suppress(
         values,
         n=np.where(np.isnan(values), 0, base.answer[1] - base.answer[0]),
         matrix=None if cells is None else cells.matrix,
-        extras={"answer_logprob": np.array(plain)} | ({} if cells is None else cells.extras()),
+        extras={"answer_logprob": np.array(plain)}
+        | ({} if cells is None else cells.extras())
+        | ({} if kept is None else kept.extras()),
         details=_details(model, layers, heads, compat, seed, answer_only),
     )
 
@@ -209,27 +218,38 @@ def _base(trace: Trace, model: LensModel, answer: str | None, block: Block) -> B
     scored = answer_tokens(tokens.offsets, start)
     acting = (layer for layer in range(model.layers) if block.heads_in(layer, model.heads))
     first = next(acting, model.layers)
-    hidden, past, late = prefill_to(model, tokens.ids, first)
-    return Base(tokens, hidden, past, scored, late)
+    return Base(tokens, prefill_to(model, tokens.ids, first), scored)
 
 
 def _blocked(
-    model: LensModel, base: Base, spans: Sequence[tuple[int, int]], block: Block, progress: bool
+    model: LensModel, base: Base, spans: Sequence[tuple[int, int]], block: Block, answer_only: bool, progress: bool
 ) -> Iterator[Source]:
-    """Every sentence that has tokens, blocked where `block` says: hidden states from its last token on."""
-    whole = len(base.hidden)
+    """Every sentence that has tokens, blocked where `block` says: hidden states from its last token on, or the answer's."""
     everywhere = all(len(block.heads_in(layer, model.heads)) == model.heads for layer in range(model.layers))
-    sources, suffixes = [], []
-    for index, (a, b) in enumerate(spans):
-        if a < b:
-            # Its last token predicts the next sentence; the others matter only where something still sees them.
-            positions = np.arange(b - 1 if everywhere else a, whole)
-            suffixes.append(Suffix(np.array(base.tokens.ids)[positions], positions, a, positions < b, block))
-            sources.append((index, b - 1))
-    states = run_suffixes(model, base.past, suffixes, late=base.late)
+    sources = [(index, Cut(b - 1 if everywhere else a, a, b)) for index, (a, b) in enumerate(spans) if a < b]
+    firsts = [base.answer[0] - 1 if answer_only else cut.end - 1 for _, cut in sources]
+    suffixes = _suffixes(model, base, [cut for _, cut in sources], firsts, block)
+    states = run_suffixes(model, base.plain.past, suffixes, late=base.plain.late)
     shown = tqdm(sources, desc="suppress", disable=None if progress else True)
-    for (index, first), hidden in zip(shown, states, strict=True):
-        yield Source(index, first, hidden[first - whole :])
+    for (index, _), first, hidden in zip(shown, firsts, states, strict=True):
+        yield Source(index, first, hidden)
+
+
+def _suffixes(
+    model: LensModel, base: Base, cuts: Sequence[Cut], firsts: Sequence[int], block: Block
+) -> Iterator[Suffix]:
+    """The tokens to run of each source, with their attention in the first layer where that can be told.
+
+    The hidden states of tokens from `firsts` on are wanted.
+    """
+    ids, entries = np.array(base.tokens.ids), itertools.repeat(None)
+    if base.plain.first is not None and leaves_out(base.plain.first[0]):
+        heads = block.heads_in(base.plain.first[0].layer, model.heads)
+        entries = attention_without(*base.plain.first, cuts, heads)
+    for cut, first, entry in zip(cuts, firsts, entries, strict=False):
+        # Its last token predicts the next sentence; the others matter only where something still sees them.
+        positions = np.arange(cut.first, len(ids))
+        yield Suffix(ids[positions], positions, cut.start, positions < cut.end, block, entry, len(ids) - first)
 
 
 def _groups(sources: Iterator[Source], limit: int) -> Iterator[list[Source]]:
@@ -244,6 +264,7 @@ def _groups(sources: Iterator[Source], limit: int) -> Iterator[list[Source]]:
         yield held
 
 
+@torch.inference_mode()
 def _token_effects(
     model: LensModel, base: Base, held: Sequence[Source], stop: int, compat: str | None
 ) -> Float[np.ndarray, "source row"]:
@@ -253,87 +274,13 @@ def _token_effects(
     block = max(ROWS, budget // model.vocabulary)
     for a in range(min(source.first for source in held), stop, block):
         end = min(a + block, stop)
-        rows = (PaperReference if compat else Reference).of(model.unembed(base.hidden[a:end]))
+        rows = comparison(model, base.hidden[a:end], paper=compat == "paper")
         for out, source in zip(effects, held, strict=True):
             first = max(a, source.first)
             if first < end:
-                blocked = model.unembed(source.hidden[first - source.first : end - source.first])
-                out[first:end] = rows.after(first - a).compare(blocked).cpu().numpy()
+                hidden = source.hidden[first - source.first : end - source.first]
+                out[first:end] = rows.after(first - a).compare(hidden).cpu().numpy()
     return effects
-
-
-class Reference(NamedTuple):
-    """Base distributions of several rows, ready to be compared with blocked ones."""
-
-    logits: Float[Tensor, "token vocabulary"]
-    p: Float[Tensor, "token vocabulary"]
-
-    @classmethod
-    def of(cls, logits: Float[Tensor, "token vocabulary"]) -> Reference:
-        return cls(logits, torch.softmax(logits, -1))
-
-    def after(self, rows: int) -> Reference:
-        return Reference(self.logits[rows:], self.p[rows:])
-
-    def compare(self, blocked: Float[Tensor, "token vocabulary"]) -> Float[Tensor, " token"]:
-        """KL(p || q) in nats from the logits of q.
-
-        With d the change of the logits less its mean under p, KL = log E_p exp(d) = log(1 + E_p (exp(d) - 1)): no
-        log-softmax of q, and no large numbers that cancel. Rows that overflow are computed in float64 instead.
-        """
-        change = blocked - self.logits
-        change -= (self.p * change).sum(-1, keepdim=True)
-        kl = torch.log1p((self.p * change.expm1_()).sum(-1)).double()
-        far = ~torch.isfinite(kl)
-        if bool(far.any()):
-            p, q = (torch.log_softmax(x[far].double(), -1) for x in (self.logits, blocked))
-            kl[far] = (p.exp() * (p - q)).sum(-1)
-        return kl.clamp(min=0)
-
-
-class PaperReference(NamedTuple):
-    """The same for the published quantity: base logits, -inf where it leaves a token out."""
-
-    logits: Float[Tensor, "token vocabulary"]
-
-    @classmethod
-    def of(cls, logits: Float[Tensor, "token vocabulary"]) -> PaperReference:
-        return cls(_paper_truncated(logits))
-
-    def after(self, rows: int) -> PaperReference:
-        return PaperReference(self.logits[rows:])
-
-    def compare(self, blocked: Float[Tensor, "token vocabulary"]) -> Float[Tensor, " token"]:
-        """ln(KL + 1e-9) over the tokens either side keeps, -1e9 for the logit of one it does not."""
-        sides = (self.logits, _paper_truncated(blocked))
-        union = sides[0].isfinite() | sides[1].isfinite()
-        filled = [torch.where(side.isfinite(), side, PAPER_FLOOR).masked_fill(~union, -torch.inf) for side in sides]
-        p, q = (torch.log_softmax(side.double() / PAPER_TEMPERATURE, -1) for side in filled)
-        kl = torch.where(union, p.exp() * (p - q), 0.0).sum(-1).clamp(min=0)
-        return torch.log(kl + PAPER_EPSILON)
-
-
-def exact_kl(
-    base: Float[Tensor, "token vocabulary"], blocked: Float[Tensor, "token vocabulary"]
-) -> Float[Tensor, " token"]:
-    """KL(softmax(base) || softmax(blocked)) in nats over the full vocabulary, of each row of logits."""
-    return Reference.of(base).compare(blocked)
-
-
-def paper_log_kl(
-    base: Float[Tensor, "token vocabulary"], blocked: Float[Tensor, "token vocabulary"]
-) -> Float[Tensor, " token"]:
-    """The published ln(KL + 1e-9): temperature 0.6, each side cut to top-p 0.9999 and 100 tokens, -1e9 elsewhere."""
-    return PaperReference.of(base).compare(blocked)
-
-
-def _paper_truncated(logits: Tensor) -> Tensor:
-    """Logits rounded to float16, -inf outside the smallest set of mass 0.9999 at temperature 0.6, at most 100 tokens."""
-    p, order = torch.softmax(logits / PAPER_TEMPERATURE, -1).sort(-1, descending=True)
-    keep = p.cumsum(-1) - p < PAPER_TOP_P
-    keep[..., PAPER_TOP_K:] = False
-    mask = torch.zeros_like(keep).scatter(-1, order, keep)
-    return logits.half().float().masked_fill(~mask, -torch.inf)
 
 
 def _means(matrix: Float[np.ndarray, "target source"], *, axis: int) -> Float[np.ndarray, " sentence"]:

@@ -200,7 +200,7 @@ def test_check_model_refuses_a_model_that_sees_the_future(checkpoints, monkeypat
 
     model = load_model(checkpoints["llama"])
     monkeypatch.setattr(attention_pass, "attend_view", everything)
-    monkeypatch.setattr(pooling, "visible", lambda q, k, w: torch.ones(len(q), len(k), dtype=torch.bool))
+    monkeypatch.setattr(pooling, "_weights", lambda call, query, key, _: torch.softmax(query @ key.mT, dim=-1))
     report = check_model(model)
     assert {c.name for c in report.checks if not c.passed} >= {"causality", "attention rows"}
     with pytest.raises(CapabilityError, match="causality"):

@@ -10,8 +10,9 @@ import torch
 
 from anchors import suppression
 from anchors.models import CapabilityError, load_model, suffixes
+from anchors.models.divergence import exact_kl, paper_log_kl
 from anchors.models.tokens import token_spans
-from anchors.suppression import exact_kl, paper_log_kl, suppress
+from anchors.suppression import suppress
 from anchors.trace import Trace
 from tests.test_models import causal_mask, eager
 

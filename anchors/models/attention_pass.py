@@ -10,10 +10,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -181,8 +182,13 @@ class View(NamedTuple):
 
 
 def attend_view(call: Call, past: LayerCache | None, view: View) -> Float[Tensor, "row head new width"]:
-    """Attention of one text's new tokens over what the view shows; zero for a query that may see nothing."""
+    """Attention of one text's new tokens over what the view shows; zero for a query that may see nothing.
+
+    Fewer queries than keys are those of the last tokens.
+    """
     past = None if past is None or not view.shared else LayerCache(*(t[None, :, : view.shared] for t in past))
+    if call.query.shape[2] < call.key.shape[2]:
+        return _masked(call, past, view)
     if view.lead is not None and call.softcap is None and (call.window is None or view.last < call.window):
         if past is None and not view.lead:
             grouped = call.query.shape[1] != call.key.shape[1]
@@ -222,11 +228,11 @@ def _masked(call: Call, past: LayerCache | None, view: View) -> Tensor:
     )
     where = torch.cat([torch.arange(view.shared, device=key.device), view.positions])
     block = max(1, min(QUERY_BLOCK, MASK_ELEMENTS // len(where)))
-    parts = []
+    parts, lent = [], call.key.shape[2] - call.query.shape[2]
     for a in range(0, call.query.shape[2], block):
-        positions = view.positions[a : a + block]
+        positions = view.positions[lent + a : lent + a + block]
         oldest = 0 if call.window is None else int(torch.searchsorted(where, positions[0] - call.window + 1))
-        keys = slice(oldest, view.shared + a + len(positions))
+        keys = slice(oldest, view.shared + lent + a + len(positions))
         allowed = visible(positions, where[keys], call.window)
         if view.hidden is not None:
             allowed = allowed & ~view.hidden[keys]
@@ -256,7 +262,8 @@ class TracePass:
 
     `record` keeps keys and values of the new tokens in `recorded`; `cut` are key columns no query of any layer sees;
     `ablate` zeroes the output of (layer, head) pairs, which is the input of the output projection; `pool` averages
-    attention over token spans into `pooled`.
+    attention over token spans into `pooled`, or hands (layer, head, means) to `visit`; `watch` names a layer whose call
+    and output are kept in `watched`.
     """
 
     start: int = 0
@@ -265,7 +272,10 @@ class TracePass:
     cut: Sequence[tuple[int, int]] = ()
     ablate: frozenset[tuple[int, int]] = frozenset()
     pool: Sequence[tuple[int, int]] | None = None
+    visit: Callable[[int, int, Tensor], None] | None = None
     record: bool = False
+    watch: int | None = None
+    watched: tuple[Call, Tensor] | None = None
     recorded: dict[int, LayerCache] = field(default_factory=dict)
     pooled: dict[int, Float[Tensor, "head target source"]] = field(default_factory=dict)
 
@@ -278,13 +288,21 @@ class TracePass:
         if self.pool is not None:
             from anchors.models.pooling import attend_pooled
 
-            out, self.pooled[call.layer] = attend_pooled(call, self.pool, free, cut, heads)
+            found: list[Tensor] = []
+            visit = (
+                (lambda _head, means: found.append(means)) if self.visit is None else partial(self.visit, call.layer)
+            )
+            out = attend_pooled(call, self.pool, free, cut, heads, visit)
+            if found:
+                self.pooled[call.layer] = torch.stack(found)
         else:
             past = None if self.past is None else self.past[call.layer]
             out = attend_heads(call, past, free, cut, heads)
         for layer, head in self.ablate:
             if layer == call.layer:
                 out[:, head] = 0
+        if call.layer == self.watch:
+            self.watched = call, out
         return out
 
     def _view(self, call: Call, columns: Sequence[tuple[int, int]]) -> View:

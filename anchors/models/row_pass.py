@@ -129,18 +129,25 @@ class RowPass:
             found.append(Segment(held, slice(a, b), torch.from_numpy(seen).to(self.device), int(seen.max())))
         return found
 
-    def masks(self, window: int | None) -> tuple[list[Tensor | None], Tensor | None]:
-        """What to add to scores over every segment [row, reach] and over own tokens [row, length], for one window."""
+    def masks(self, window: int | None, query: Tensor) -> tuple[list[Tensor | None], Tensor | None]:
+        """What to add to scores over every segment [row and group, reach] and over own tokens [row, length].
+
+        One window's masks serve all layers that have it.
+        """
         if window not in self._masks:
-            self._masks[window] = [self._trunk_mask(s, window) for s in self.segments], self._own_mask(window)
+            trunk = [self._trunk_mask(s, window, query.shape[2], query.dtype) for s in self.segments]
+            self._masks[window] = trunk, self._own_mask(window)
         return self._masks[window]
 
-    def _trunk_mask(self, segment: Segment, window: int | None) -> Tensor | None:
+    def _trunk_mask(self, segment: Segment, window: int | None, groups: int, dtype: torch.dtype) -> Tensor | None:
         allowed = torch.arange(segment.reach, device=self.device) < segment.seen[:, None]
         if window is not None:
             positions = self.positions[self.order[segment.places]]
             allowed &= positions[:, None] - segment.trunk.at[: segment.reach] < window
-        return self._additive(allowed)
+        mask = self._additive(allowed)
+        if mask is None:
+            return None
+        return mask.repeat_interleave(groups, dim=0).to(torch.promote_types(dtype, torch.float32))
 
     def _own_mask(self, window: int | None) -> Tensor | None:
         at = torch.arange(self.length, device=self.device)
@@ -163,8 +170,8 @@ class RowPass:
         own = self.own[call.layer]
         own.keys[self.slots, :, self.fed] = call.key[:, :, 0]
         own.values[self.slots, :, self.fed] = call.value[:, :, 0]
-        trunk_masks, own_mask = self.masks(call.window)
         query = call.query.reshape(self.rows, own.keys.shape[1], -1, own.keys.shape[3])  # row, kv head, group, width
+        trunk_masks, own_mask = self.masks(call.window, query)
         part = self._over_own(call, query, own, own_mask)
         if any(segment.reach for segment in self.segments):
             part = _merged(part, self._over_trunks(call, query, trunk_masks))
@@ -172,16 +179,21 @@ class RowPass:
 
     def _over_trunks(self, call: Call, query: Tensor, masks: Sequence[Tensor | None]) -> Part:
         """Every row over the trunk it grew from, trunk by trunk."""
-        if len(self.segments) == 1:
-            return _over_trunk(call, query, self.segments[0], masks[0])
-        query = query[self.order]
-        out = torch.zeros_like(query)
-        precision = torch.promote_types(query.dtype, torch.float32)
-        log_sum = torch.full(query.shape[:-1], HIDDEN, dtype=precision, device=self.device)
-        for segment, mask in zip(self.segments, masks, strict=True):
-            if segment.reach:
-                out[segment.places], log_sum[segment.places] = _over_trunk(call, query[segment.places], segment, mask)
-        return Part(out[self.back], log_sum[self.back])
+        groups, one = query.shape[2], len(self.segments) == 1
+        rows = (query if one else query[self.order]).transpose(0, 1).flatten(1, 2)  # kv head, row and group, width
+        if one:
+            part = _over_trunk(call, rows, self.segments[0], masks[0])
+        else:
+            precision = torch.promote_types(rows.dtype, torch.float32)
+            part = Part(
+                torch.zeros_like(rows), torch.full(rows.shape[:-1], HIDDEN, dtype=precision, device=self.device)
+            )
+            for segment, mask in zip(self.segments, masks, strict=True):
+                if segment.reach:
+                    here = slice(segment.places.start * groups, segment.places.stop * groups)
+                    part.out[:, here], part.log_sum[:, here] = _over_trunk(call, rows[:, here], segment, mask)
+        out, log_sum = (t.unflatten(1, (-1, groups)).transpose(0, 1) for t in part)
+        return Part(out, log_sum) if one else Part(out[self.back], log_sum[self.back])
 
     def _over_own(self, call: Call, query: Tensor, own: LayerCache, mask: Tensor | None) -> Part:
         """All rows over their first `near` own tokens, then the few longer ones over the rest of theirs."""
@@ -204,15 +216,10 @@ def _near(fed: Integer[np.ndarray, " row"], length: int) -> int:
     return int(cuts[np.argmin(len(fed) * cuts + 3 * longer * (length - cuts))])
 
 
-def _over_trunk(call: Call, query: Tensor, segment: Segment, mask: Tensor | None) -> Part:
+def _over_trunk(call: Call, rows: Tensor, segment: Segment, mask: Tensor | None) -> Part:
     keys, values = (t[:, : segment.reach] for t in segment.trunk.cache[call.layer])
-    groups = query.shape[2]
-    rows = query.transpose(0, 1).flatten(1, 2)  # kv head, row and group, width
-    if mask is not None and groups > 1:
-        mask = mask.repeat_interleave(groups, dim=0)
     fused = call.softcap is None and rows.device.type == "cpu" and rows.dtype in (torch.float32, torch.float64)
-    out, log_sum = (_fused if fused else _part)(call, rows, keys, values, mask)
-    return Part(*(t.unflatten(1, (-1, groups)).transpose(0, 1) for t in (out, log_sum)))
+    return (_fused if fused else _part)(call, rows, keys, values, mask)
 
 
 def _merged(a: Part, b: Part) -> Part:
@@ -237,6 +244,6 @@ def _part(call: Call, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor 
 def _fused(call: Call, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Part:
     """The kernel under scaled_dot_product_attention, called by its name because only so it returns its normaliser."""
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    mask = None if mask is None else mask.to(query.dtype)[None, None]
+    mask = None if mask is None else mask[None, None]
     out, log_sum = kernel(query[None], keys[None], values[None], attn_mask=mask, scale=call.scaling)
     return Part(out[0], log_sum[0])

@@ -5,21 +5,32 @@
 3. Attention goes suffix by suffix. Cutting all attention to a token equals deleting its key, so a hidden token is left
    out altogether unless its own distribution is wanted or some layer or head still sees it.
 4. Layers before the first that hides anything would repeat the plain forward: they are left out, and the plain
-   forward's hidden states enter after them (`LateModel`).
+   forward's hidden states enter after them (`LateModel`). In that layer queries, keys and values are the plain
+   forward's too, so its attention may be given with the suffix (`leave_out`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from anchors.models.attention_pass import Block, Call, LayerCache, View, attend_heads, current_pass
+from anchors.models.attention_pass import (
+    Block,
+    Call,
+    LayerCache,
+    TracePass,
+    View,
+    attend_heads,
+    current_pass,
+)
+from anchors.models.lean_suffixes import lean_suffixes
 
 if TYPE_CHECKING:
     from anchors.models.lens import LensModel
@@ -32,7 +43,9 @@ TOKENS = {"cpu": 512, "cuda": 1 << 15}
 class Suffix:
     """Tokens `ids` at ascending `positions` after the first `shared` tokens of a cache.
 
-    No token sees an own token flagged `hidden`, in the layers and heads `block` names (None: in all).
+    No token sees an own token flagged `hidden`, in the layers and heads `block` names (None: in all). `entry` is the
+    attention of these tokens in the first layer run, where it is known. The hidden states of the last `wanted` are
+    asked for.
     """
 
     ids: Int[np.ndarray, " token"]
@@ -40,6 +53,12 @@ class Suffix:
     shared: int
     hidden: Bool[np.ndarray, " token"]
     block: Block | None = None
+    entry: Float[Tensor, "1 head token width"] | None = None
+    wanted: int | None = None
+
+    @property
+    def kept(self) -> int:
+        return len(self.ids) if self.wanted is None else self.wanted
 
     def views(self, device: torch.device) -> tuple[View, View]:
         """What heads see that hide nothing, and those that hide the hidden tokens."""
@@ -52,18 +71,42 @@ class Suffix:
 
 
 class SuffixPass:
-    """Attention of suffixes laid end to end; `entering` are the hidden states that enter the first layer run."""
+    """Attention of suffixes laid end to end; `entering` are the hidden states that enter layer `first`."""
 
     def __init__(
-        self, cache: Sequence[LayerCache], suffixes: Sequence[Suffix], device: torch.device, entering: Tensor | None
+        self,
+        cache: Sequence[LayerCache],
+        suffixes: Sequence[Suffix],
+        device: torch.device,
+        first: int,
+        entering: Tensor | None,
     ) -> None:
-        self.cache, self.suffixes, self.entering = cache, suffixes, entering
+        self.cache, self.suffixes, self.first, self.entering = cache, suffixes, first, entering
         self.views = [suffix.views(device) for suffix in suffixes]
-        self.sizes = [len(suffix.ids) for suffix in suffixes]
+        self.sizes, self.kept = [len(suffix.ids) for suffix in suffixes], [suffix.kept for suffix in suffixes]
+
+    @cached_property
+    def entries(self) -> Float[Tensor, "1 head token width"] | None:
+        """Attention in the first layer run, if it is known."""
+        found = [suffix.entry for suffix in self.suffixes if suffix.entry is not None]
+        return torch.cat(found, dim=2) if len(found) == len(self.suffixes) else None
+
+    @cached_property
+    def wanted(self) -> Int[Tensor, " wanted"] | slice:
+        """Where among all tokens those are whose hidden states are asked for."""
+        if self.kept == self.sizes:
+            return slice(None)
+        ends = np.cumsum(self.sizes)
+        return torch.from_numpy(np.concatenate([np.arange(e - n, e) for e, n in zip(ends, self.kept, strict=True)]))
 
     def attend(self, call: Call) -> Float[Tensor, "row head new width"]:
+        """Attention of all tokens, or, given queries of those wanted only, of these."""
+        if call.layer == self.first and self.entries is not None:
+            return self.entries
         past = self.cache[call.layer] if self.cache else None
-        parts = zip(*(t.split(self.sizes, dim=2) for t in (call.query, call.key, call.value)), strict=True)
+        asked = self.sizes if call.query.shape[2] == call.key.shape[2] else self.kept
+        split = zip((call.query, call.key, call.value), (asked, self.sizes, self.sizes), strict=True)
+        parts = zip(*(t.split(sizes, dim=2) for t, sizes in split), strict=True)
         outs = []
         for suffix, views, (query, key, value) in zip(self.suffixes, self.views, parts, strict=True):
             own = call._replace(query=query, key=key, value=value)
@@ -72,27 +115,33 @@ class SuffixPass:
 
 
 def run_suffixes(
-    model: LensModel, cache: Sequence[LayerCache], suffixes: Sequence[Suffix], *, late: LateModel | None = None
+    model: LensModel, cache: Sequence[LayerCache], suffixes: Iterable[Suffix], *, late: LateModel | None = None
 ) -> Iterator[Float[Tensor, "token width"]]:
-    """Final hidden states of every suffix's tokens, in order, as one forward each would give them.
+    """Final hidden states of every suffix's tokens wanted, in order, as one forward each would give them.
 
     Raises:
         ValueError: one of them is NaN or infinite.
     """
     limit = TOKENS.get(model.device.type, TOKENS["cpu"])
+    lean = lean_suffixes(model)
     for batch in _batches(suffixes, limit):
         ids, positions = (
             torch.from_numpy(np.concatenate([getattr(suffix, name) for suffix in batch])).to(model.device)
             for name in ("ids", "positions")
         )
-        run = SuffixPass(cache, batch, model.device, None if late is None else late.entering[positions][None])
-        hidden = model.run_module(ids[None], positions[None], run, module=None if late is None else late.module)[0]
+        first, entering = (0, None) if late is None else (late.first, late.entering[positions][None])
+        run = SuffixPass(cache, batch, model.device, first, entering)
+        if lean is not None:
+            hidden = lean(ids, positions, run)
+        else:
+            module = None if late is None else late.module
+            hidden = model.run_module(ids[None], positions[None], run, module=module)[0, run.wanted]
         if not bool(torch.isfinite(hidden).all()):
             raise ValueError(f"{model.name} returned NaN or infinite hidden states; load it with dtype=torch.float32")
-        yield from hidden.split(run.sizes)
+        yield from hidden.split(run.kept)
 
 
-def _batches(suffixes: Sequence[Suffix], limit: int) -> Iterator[list[Suffix]]:
+def _batches(suffixes: Iterable[Suffix], limit: int) -> Iterator[list[Suffix]]:
     """Runs of suffixes of at most `limit` tokens; a longer suffix runs alone."""
     batch: list[Suffix] = []
     for suffix in suffixes:
@@ -113,7 +162,7 @@ class LateModel:
     def __init__(self, model: LensModel, first: int, entering: Float[Tensor, "token width"]) -> None:
         from anchors.models.lens import share_weights
 
-        self.entering, self.module = entering, share_weights(model.module)
+        self.first, self.entering, self.module = first, entering, share_weights(model.module)
         layers = decoder_layers(self.module)
         for index in range(first):
             layers[index] = _Entering(layers[index])
@@ -136,17 +185,28 @@ def decoder_layers(module: Any) -> nn.ModuleList:
     return next(m for m in module.base_model.modules() if isinstance(m, nn.ModuleList) and len(m) == size)
 
 
-def prefill_to(
-    model: LensModel, ids: Sequence[int], first: int
-) -> tuple[Float[Tensor, "token width"], list[LayerCache], LateModel | None]:
-    """`model.prefill`, and the model from layer `first` on (None for layer 0, where nothing is left out)."""
-    if first == 0:
-        return *model.prefill(ids), None
+class Prefill(NamedTuple):
+    """A plain forward: final hidden states, recorded cache, what layer `first` asked of its attention and got, and the
+    model from that layer on (None for layer 0, where nothing is left out, and past the last one)."""
+
+    hidden: Float[Tensor, "token width"]
+    past: list[LayerCache]
+    first: tuple[Call, Tensor] | None
+    late: LateModel | None
+
+
+def prefill_to(model: LensModel, ids: Sequence[int], first: int) -> Prefill:
+    """`model.prefill`, with what is needed to begin at layer `first`."""
+    run = TracePass(record=True, watch=first)
     found: list[Tensor] = []
-    layer = decoder_layers(model.module)[first - 1]
-    hook = layer.register_forward_hook(lambda _layer, _inputs, output: found.append(output[0]))
+    hooks = []
+    if first:
+        layer = decoder_layers(model.module)[first - 1]
+        hooks.append(layer.register_forward_hook(lambda _layer, _inputs, output: found.append(output[0])))
     try:
-        hidden, past = model.prefill(ids)
+        hidden = model.hidden(ids, run)
     finally:
-        hook.remove()
-    return hidden, past, LateModel(model, first, found[0])
+        for hook in hooks:
+            hook.remove()
+    past = [run.recorded[layer] for layer in range(model.layers)]
+    return Prefill(hidden, past, run.watched, LateModel(model, first, found[0]) if first else None)

@@ -176,7 +176,7 @@ class Client:
                     accepted = accept(reply)
                     self.usage.add(reply.get("usage") if isinstance(reply, dict) else None)
                     return accepted
-            except (httpx.TransportError, ValueError) as error:
+            except (httpx.TransportError, ValueError, RecursionError) as error:  # the last: JSON nested without end
                 if isinstance(error, _Refused):
                     raise error.public from None
                 reason = f"{type(error).__name__}: {error}"
@@ -242,7 +242,7 @@ def _duration(text: str | None) -> float:
     >>> [_duration(text) for text in ("2", "250ms", "1m30s", None, "soon")]
     [2.0, 0.25, 90.0, 0.0, 0.0]
     """
-    if text is None:
+    if text is None or len(text) > 40:
         return 0.0
     if re.fullmatch(r"\d+(\.\d+)?", text):
         return float(text)

@@ -1,0 +1,142 @@
+"""One layer's attention without each of many key ranges in turn, where queries, keys and values are the plain forward's.
+
+1. Softmax attention over a union of key sets is the mixture of its parts, in proportion to exp(log-sum-exp of scores).
+2. Ranges ascend. The attention to what lies before a range, of all later queries, grows by one piece a range.
+3. The attention to what lies after it is computed afresh for the last range of a group and grows backwards from there.
+So S ranges cost about two attentions and S mixtures instead of S attentions; nothing is subtracted, so nothing cancels.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from anchors.models.attention_pass import Call, repeat_heads
+
+HELD = 1 << 21
+"""Attention outputs held for one group of ranges, or four times those of the text if that is more."""
+
+
+class Cut(NamedTuple):
+    """Keys [start, end) left out for the queries from token `first` on, `start` <= `first` <= `end`."""
+
+    first: int
+    start: int
+    end: int
+
+
+class Part(NamedTuple):
+    """Attention over some of the keys, and the log-sum-exp of their scores."""
+
+    out: Float[Tensor, "head token width"]
+    norm: Float[Tensor, "head token"]
+
+    def after(self, token: int) -> Part:
+        return Part(self.out[:, token:], self.norm[:, token:])
+
+    def take_in(self, other: Part) -> None:
+        """Add the keys of `other`, in place."""
+        torch.lerp(self.out, other.out, _share(other, self), out=self.out)
+        torch.logaddexp(self.norm, other.norm, out=self.norm)
+
+
+def _share(part: Part, other: Part) -> Float[Tensor, "head token 1"]:
+    """What `part` has of the mixture with `other`: exp(z) / (exp(z) + exp(z')) = sigmoid(z - z')."""
+    return torch.sigmoid(part.norm - other.norm)[..., None].to(part.out.dtype)
+
+
+def leaves_out(call: Call) -> bool:
+    """Whether `attention_without` can take over from this layer: plain causal softmax on a CPU."""
+    reaches = call.window is None or call.query.shape[2] <= call.window
+    fused = call.query.device.type == "cpu" and call.query.shape[-1] == call.value.shape[-1]
+    return reaches and call.softcap is None and fused
+
+
+def attention_without(
+    call: Call, plain: Float[Tensor, "1 head token width"], cuts: Sequence[Cut], heads: Sequence[int]
+) -> Iterator[Float[Tensor, "1 head new width"]]:
+    """What `call`, causal attention of a whole text, gives from `cut.first` on when `heads` lose the keys of each cut.
+
+    `plain` is the attention of heads that lose nothing, `heads` at least one. Cuts ascend and do not overlap; a query
+    left without keys is zero.
+    """
+    whole = len(heads) == plain.shape[1]
+    attention = _Attention(call if whole else _only(call, heads))
+    query = attention.call.query[0]
+    nothing = torch.full_like(query[..., 0], -torch.inf, dtype=attention.precision)
+    before, at = Part(torch.zeros_like(query), nothing), 0
+    for group in _groups(cuts, query):
+        ends = [cut.end for cut in group]
+        for cut, tail in zip(group, attention.from_ends(ends), strict=True):
+            if cut.start > at:
+                before.after(cut.start).take_in(attention(slice(cut.start, None), slice(at, cut.start)))
+                at = cut.start
+            out = before.out[:, cut.first :].clone()
+            rest = out[:, cut.end - cut.first :]
+            torch.lerp(rest, tail.out, _share(tail, before.after(cut.end)), out=rest)
+            yield out[None] if whole else _among(plain[:, :, cut.first :], heads, out)
+
+
+def _only(call: Call, heads: Sequence[int]) -> Call:
+    """The same call for some of its heads."""
+    key, value = (repeat_heads(t, call.query.shape[1])[:, heads] for t in (call.key, call.value))
+    return call._replace(query=call.query[:, heads], key=key, value=value)
+
+
+def _among(plain: Tensor, heads: Sequence[int], out: Tensor) -> Tensor:
+    every = plain.clone()
+    every[0, heads] = out
+    return every
+
+
+def _groups(cuts: Sequence[Cut], query: Tensor) -> Iterator[list[Cut]]:
+    """Runs of cuts whose later tokens fill at most the numbers that may be held."""
+    limit = max(HELD, 4 * query.numel()) // (query.shape[0] * query.shape[2])
+    group: list[Cut] = []
+    for cut in cuts:
+        if group and sum(query.shape[1] - c.end for c in [*group, cut]) > limit:
+            yield group
+            group = []
+        group.append(cut)
+    if group:
+        yield group
+
+
+class _Attention:
+    """Fused attention of some queries of a text to some of its keys."""
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.precision = torch.promote_types(call.query.dtype, torch.float32)
+
+    def __call__(self, queries: slice, keys: slice, *, causal: bool = False) -> Part:
+        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        call = self.call
+        parts = call.query[:, :, queries], call.key[:, :, keys], call.value[:, :, keys]
+        out, norm = flash(*parts, is_causal=causal, scale=call.scaling)
+        return Part(out[0], norm[0])
+
+    def among(self, start: int, end: int) -> Part:
+        """Causal attention of tokens [start, end) to each other."""
+        if start == end:
+            nothing = self.call.query[0, :, :0]
+            return Part(nothing, nothing[..., 0].to(self.precision))
+        return self(slice(start, end), slice(start, end), causal=True)
+
+    def from_ends(self, ends: Sequence[int]) -> list[Part]:
+        """For every ascending end, causal attention of the tokens from it on to each other."""
+        size = self.call.query.shape[2]
+        found = [self.among(ends[-1], size)]
+        for end, later in reversed(list(itertools.pairwise(ends))):
+            first = self.among(end, later)
+            if later < size:
+                tail = self(slice(later, None), slice(end, later))
+                tail.take_in(found[-1])
+                first = Part(torch.cat([first.out, tail.out], 1), torch.cat([first.norm, tail.norm], 1))
+            found.append(first)
+        return found[::-1]
