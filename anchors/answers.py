@@ -111,10 +111,12 @@ def _said(text: str) -> str | None:
     return _bare(_OVER.split(last[1], maxsplit=1)[0]) if last else None
 
 
+_DELIMITED = re.compile(r"^\\[(\[]|\\[)\]]\.?$")
+
+
 def _bare(answer: str) -> str | None:
     """The answer without the markdown, dollars and full stop around it."""
-    answer = answer.strip(" \t\r*_`$")
-    answer = re.sub(r"^\\[(\[]\s*|\s*\\[)\]]\.?$", "", answer).rstrip(" .*_`$,;:")
+    answer = _DELIMITED.sub("", answer.strip(" \t\r*_`$")).strip().rstrip(" .*_`$,;:")
     return answer or None
 
 
@@ -127,7 +129,7 @@ _FRACTION = re.compile(
     r"(?:(?<![\s\S])|(?<=[(\[,=-])|(?<=, ))\\frac\s*(?:(\d)\s*(\d)|\{(-?\d+)\}\s*\{(-?\d+)\})(?=\s*(?:[),\]]|$))"
 )
 _LETTERS = re.compile(r"(\\[A-Za-z]+)|([A-Z]+)")
-_SPACES = re.compile(r"\s*([^\w\s,])\s*")
+_SPACES = re.compile(r" ?([^\w\s,]) ?")
 _REPLACED: Final = (
     ("\\dfrac", "\\frac"), ("\\tfrac", "\\frac"), ("{,}", ""), (",\\!", ","), ("\u2212", "-"), ("\\cdot", "*"),
     ("\\times", "*"), ("\u00d7", "*"), ("\u00b7", "*"), ("\\div", "/"), ("\\leq", "\\le"), ("\\geq", "\\ge"),
@@ -179,7 +181,8 @@ def _rational(text: str) -> Fraction | None:
     if match is None:
         return None
     if match[3]:
-        return -Fraction(match[3]) if not re.fullmatch(r"0+", match[3].split("/")[1]) else None
+        above, below = map(int, match[3].split("/"))
+        return -Fraction(above, below) if below else None
     below = int(match[2] or 1)
     return Fraction(match[1]) / below if below else None
 
@@ -236,7 +239,7 @@ def _key(normal: str) -> Fraction | str:
 
 
 _TOWER = re.compile(r"\^\s*[-+]?\d+\s*\^|\^\s*\w\s*\^|!\s*!|\)\s*!|\}\s*!")
-_FACTORIAL = re.compile(r"(\d+)\s*!")
+_FACTORIAL = re.compile(r"(?<!\d)(\d++)\s*+!")
 _OPERATED = re.compile(r"\\(?:sum|prod|int|lim|iint|oint)(?![a-z])")
 _LONG_NUMBER = re.compile(r"\d{61}")
 
@@ -286,7 +289,7 @@ def _is_expression(text: str) -> bool:
 
 def _with_unit(text: str) -> bool:
     """A number followed by words, as in "5 apples"."""
-    return re.fullmatch(r"-?\d+(?:\.\d+)?(?:/\d+)?(?: ?[A-Za-z]+)+", text) is not None
+    return re.fullmatch(r"-?\d+(?:\.\d+)?(?:/\d+)?(?: ?[A-Za-z]++)+", text) is not None
 
 
 def _verified(a: str, b: str) -> bool:

@@ -11,14 +11,14 @@ from contextlib import contextmanager
 
 import typer
 
-from anchors.commands import experiments, report, scoring, serve, transfer, vote
+from anchors.commands import experiments, report, scoring, serve, store, transfer, vote
 from anchors.commands.lab import lab
 from anchors.models.base import CapabilityError
 
 INTERRUPTED = 130  # what typer exits with on Ctrl-C
 
 app = typer.Typer(add_completion=True, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-for module in (scoring, transfer, vote, experiments, report, serve):
+for module in (scoring, transfer, vote, experiments, report, serve, store):
     module.register(app)
 app.add_typer(lab, name="lab")
 
@@ -26,15 +26,18 @@ app.add_typer(lab, name="lab")
 @contextmanager
 def _errors() -> Iterator[None]:
     """One line a failure: 2 for a wrong value or a missing extra, 1 for everything that failed on its own."""
+    import sqlite3
+
     from anchors.extras import MissingExtra
+    from anchors.printable import printable
 
     try:
         yield
     except (ValueError, FileNotFoundError, MissingExtra) as error:
-        typer.echo(f"anchors: {error}", err=True)
+        typer.echo(printable(f"anchors: {error}"), err=True)
         sys.exit(2)
-    except (CapabilityError, OSError) as error:
-        typer.echo(f"anchors: {error}", err=True)
+    except (CapabilityError, OSError, sqlite3.Error) as error:
+        typer.echo(printable(f"anchors: {error}"), err=True)
         sys.exit(1)
     except SystemExit as stop:
         if stop.code != INTERRUPTED:

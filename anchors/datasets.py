@@ -16,6 +16,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,6 +51,11 @@ COLUMNS: Final = (
 TRUNCATED: Final = {("llama-8b", "correct", "6596"): 140, ("llama-8b", "incorrect", "4164"): 159}
 """Released traces whose sentences have no rollouts from an index on, stored as accuracy 0.0."""
 
+LARGEST: Final = 1 << 30
+"""Bytes that a .gz file may unpack to: a small file can claim more than any memory holds."""
+
+_MALFORMED = (TypeError, KeyError, IndexError, AttributeError)
+_PROBLEM = re.compile(r"problem_\d+(?:_[a-z]+)?")
 _PROMPTS: Final = ("prompt", "question", "problem")
 _TEXTS: Final = ("text", "response", "solution", "full_cot")
 _TARGETS: Final = ("target", "answer", "gt_answer")
@@ -86,7 +92,7 @@ def read_rollouts_folder(path: str | Path, *, compat: Literal["paper"] | None = 
 
     Raises:
         FileNotFoundError: base_solution.json, problem.json or chunks_labeled.json is missing.
-        ValueError: a file is not UTF-8 or JSON, or a stored sentence is not in the text.
+        ValueError: a file is not UTF-8 or JSON or not as released, or a stored sentence is not in the text.
     """
     folder = Path(path)
     files: dict[str, Any] = {}
@@ -107,12 +113,12 @@ def read_rollouts_rows(
     """
     problems: dict[str, dict[str, Any]] = defaultdict(dict)
     for row in rows:
-        place = re.match(r"(?:(.*)/)?(problem_\d+(?:_[a-z]+)?)/(.+\.json)$", str(row["path"]))
-        if place is None:
+        parts, content = str(row["path"]).split("/"), row["content"]
+        place = max((i for i, part in enumerate(parts[:-1]) if _PROBLEM.fullmatch(part)), default=-1)
+        if place < 0 or not parts[-1].endswith(".json"):
             continue
-        content = row["content"]
-        folder = "/".join(part for part in place.group(1, 2) if part)
-        problems[folder][place[3]] = _parse(content, str(row["path"])) if isinstance(content, str) else content
+        folder, name = "/".join(parts[: place + 1]), "/".join(parts[place + 1 :])
+        problems[folder][name] = _parse(content, str(row["path"])) if isinstance(content, str) else content
     for folder, files in problems.items():
         if "chunks_labeled.json" in files:
             yield _released(files, PurePosixPath(folder).parts, folder, compat)
@@ -122,12 +128,19 @@ def _released(files: Mapping[str, Any], parts: Sequence[str], where: str, compat
     for needed in ("base_solution.json", "problem.json", "chunks_labeled.json"):
         if needed not in files:
             raise FileNotFoundError(f"{where} has no {needed}; a released problem folder needs it (plain or .gz)")
+    try:
+        return _put_together(files, parts, compat)
+    except _MALFORMED as error:
+        raise ValueError(f"{where} is not laid out as released: {type(error).__name__} {error}") from error
+
+
+def _put_together(files: Mapping[str, Any], parts: Sequence[str], compat: str | None) -> Released:
     base, problem, labels = (files[f"{name}.json"] for name in ("base_solution", "problem", "chunks_labeled"))
     origin = _origin(parts)
     trace = Trace.from_text(
         base["prompt"],
         base["solution"],
-        target=problem["gt_answer"],
+        target=str(problem["gt_answer"]),
         answer=base["answer"] or None,
         sentences=[row["chunk"] for row in labels],
         id="/".join(origin.values()),
@@ -205,9 +218,13 @@ def _matrix(rows: Sequence[Mapping[str, Any]] | None, size: int) -> Float[np.nda
         return None
     matrix = np.full((size, size), np.nan)
     for row in rows:
+        source = row["source_chunk_idx"]
         for impact in row["target_impacts"]:
-            if impact["target_chunk_idx"] > row["source_chunk_idx"]:
-                matrix[impact["target_chunk_idx"], row["source_chunk_idx"]] = impact["importance_score"]
+            target = impact["target_chunk_idx"]
+            if not (0 <= source < size and 0 <= target < size):
+                raise ValueError(f"an effect of sentence {source} on {target} is stored, but the trace has {size}")
+            if target > source:
+                matrix[target, source] = impact["importance_score"]
     return matrix
 
 
@@ -219,7 +236,11 @@ def _rollouts(trace: Trace, files: Mapping[str, Any]) -> Rollouts | None:
     stored = [files.get(f"chunk_{i}/solutions.json") or () for i in range(len(trace))]
     if not any(stored):
         return None
-    return Rollouts.from_texts(trace, [[row["rollout"] for row in rows if "rollout" in row] for rows in stored])
+    texts = [[row["rollout"] for row in rows if "rollout" in row] for rows in stored]
+    wrong = next((text for row in texts for text in row if not isinstance(text, str)), "")
+    if wrong != "":
+        raise ValueError(f"a stored rollout is {wrong!r:.80} and not text")
+    return Rollouts.from_texts(trace, texts)
 
 
 def read_jsonl(path: str | Path) -> list[Trace]:
@@ -267,7 +288,29 @@ def _from_record(record: Any) -> Trace:
         )
     prompt = _first(record, _PROMPTS) or ""
     text = text.removeprefix(prompt) if "full_cot" in record else text
-    return Trace.from_text(prompt, text, sentences=record.get("sentences"), **options)
+    sentences = record.get("sentences")
+    if sentences is not None and not (isinstance(sentences, list) and all(isinstance(s, str) for s in sentences)):
+        raise ValueError(
+            f"sentences is {sentences!r:.80}; give a list of texts, or leave it out to have the text split"
+        )
+    return Trace.from_text(prompt, text, sentences=sentences, **options)
+
+
+def read_prompts(path: str | Path) -> list[tuple[str, str | None]]:
+    """Read the prompt and the right answer (None where there is none) of every line of a .jsonl file.
+
+    Raises:
+        ValueError: file:line, and what is missing there.
+    """
+    lines = [(line, f"{path}:{n}") for n, line in enumerate(_text(Path(path)).split("\n"), 1) if line.strip()]
+    return [_prompt(_parse(line, where), where) for line, where in lines]
+
+
+def _prompt(record: Any, where: str) -> tuple[str, str | None]:
+    if not isinstance(record, Mapping) or not isinstance(record.get("prompt"), str):
+        raise ValueError(f"{where}: every line needs a prompt, as text")
+    target = record.get("target")
+    return record["prompt"], None if target is None else str(target)
 
 
 def _first(record: Mapping[str, Any], names: Sequence[str]) -> Any:
@@ -315,9 +358,7 @@ def to_dataframe(traces: Iterable[Trace]) -> pd.DataFrame:
 def _text(path: Path) -> str:
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
-    data = path.read_bytes()
-    if path.suffix == ".gz":
-        data = gzip.decompress(data)
+    data = path.read_bytes() if path.suffix != ".gz" else _unpacked(path)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -331,3 +372,16 @@ def _parse(text: str, where: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{where} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is not JSON that can be read: {error}") from error
+
+
+def _unpacked(path: Path) -> bytes:
+    try:
+        with gzip.open(path) as file:
+            data = file.read(LARGEST + 1)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is damaged or no gzip file: {error}; fetch it again") from error
+    if len(data) > LARGEST:
+        raise ValueError(f"{path} unpacks to more than {LARGEST} bytes; unpack and split it yourself")
+    return data

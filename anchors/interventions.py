@@ -52,7 +52,7 @@ _RESULT = re.compile(
 _SYMBOL = re.compile(r"[-\u2212\u2013+*/=<>≤≥≈≡≠^×÷·±]+|\\(?:times|cdot|div|pm|leq?|geq?|approx|equiv)")
 _FORMULA = re.compile(r"[0-9\\{}$^=]")
 _RELATION = re.compile(r"(?<![<>!])=(?!>)|[≈≡]|\\(?:approx|equiv)")
-_DANGLING = re.compile(r"\A[-\u2013*+•]\s+|(?:\s+[-\u2013+*/])?[.,;:?*_]*\Z")
+_DANGLING = re.compile(r"\A[-\u2013*+•]\s+|(?: [-\u2013+*/]|(?<![.,;:?*_]))[.,;:?*_]*\Z")
 _FUNCTION_WORD = re.compile(
     "(?i:an?|the|i|we|you|it|is|are|was|were|be|will|can|to|of|and|so|then|that|this|let|us|me|my|our)[.,;:!?]*"
 )

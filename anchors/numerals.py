@@ -11,6 +11,7 @@ import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
+from functools import lru_cache
 from typing import Final
 
 TRIES: Final = 16  # a map of numbers is drawn anew where it divides by zero or leaves a fraction's value as it was
@@ -50,10 +51,15 @@ def number_values(text: str) -> list[Fraction | None]:
     """The values of the numbers of a text that stand as whole words; None for a division by zero."""
     text, found = _LATEX_FRACTION.sub(r"\1/\2", text), []
     for m in find_numbers(text):
-        over, _, under = m["number"].replace(",", "").replace("\u2212", "-").partition("/")
         if not re.match(r"\w", text[m.end() : m.end() + 1]):
-            found.append(Fraction(over) / Fraction(under or "1") if Fraction(under or "1") else None)
+            found.append(_value(m["number"]))
     return found
+
+
+@lru_cache(maxsize=65536)
+def _value(number: str) -> Fraction | None:
+    over, _, under = number.replace(",", "").replace("\u2212", "-").partition("/")
+    return Fraction(over) / Fraction(under or "1") if Fraction(under or "1") else None
 
 
 def number_images(text: str, rng: random.Random) -> dict[str, str]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import html
 import json
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -35,6 +37,7 @@ class Method:
 
 
 METHODS: dict[str, Method] = {}
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, RecursionError, NotImplementedError)
 
 
 def method(name: str, *, needs: Literal["rollouts", "model"], unit: str) -> Callable[..., Any]:
@@ -104,8 +107,8 @@ class Scores:
 
     def __post_init__(self) -> None:
         for name in ("values", "low", "high", "n", "p", "floor"):
-            if len(getattr(self, name)) != len(self.trace):
-                raise ValueError(f"{name} has {len(getattr(self, name))} entries for {len(self.trace)} sentences")
+            if np.shape(column := getattr(self, name)) != (len(self.trace),):
+                raise ValueError(f"{name} has {np.size(column)} entries for {len(self.trace)} sentences")
         if self.matrix is not None and self.matrix.shape != (len(self.trace), len(self.trace)):
             raise ValueError(f"matrix has shape {self.matrix.shape} for {len(self.trace)} sentences, targets first")
 
@@ -201,10 +204,24 @@ class Scores:
 
     @classmethod
     def load(cls, path: str | Path) -> Scores:
-        """Read what `save` wrote."""
-        with np.load(path, allow_pickle=False) as stored:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: the file is damaged, was edited, or holds pickled objects.
+        """
+        try:
+            return cls._read(path)
+        except (*_DAMAGED, TypeError, KeyError, ValueError) as error:
+            raise ValueError(f"{path} holds no readable scores ({error}); delete it and score again") from error
+
+    @classmethod
+    def _read(cls, path: str | Path) -> Scores:
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as stored:  # np.load also takes a bare array
             header = json.loads(str(stored["header"]))
             extras = {name[6:]: stored[name] for name in stored.files if name.startswith("extra_")}
             arrays = {n: stored[n] for n in stored.files if n != "header" and not n.startswith("extra_")}
         header["trace"] = Trace.from_json(header["trace"])
+        odd = [name for name, array in (arrays | extras).items() if array.dtype.kind not in "fiub"]
+        if odd:
+            raise ValueError(f"{odd[0]} does not hold numbers")
         return cls(**header, **arrays, extras=extras)

@@ -34,8 +34,8 @@ _LISTED = r"(?:(?:\A|\n)[ \t>*#_-]*\d{1,3}|[.?!:]\s+\d{1,2})"
 _SHORTENED = rf"(?:\A|[\s(\[,;])(?i:{'|'.join(map(re.escape, _ABBREVIATIONS.split()))})"
 _CONTINUES = re.compile(rf"(?:{_LISTED}|{_SHORTENED})\.\Z")
 _UNLESS = re.compile(r"(?:(?P<factorial>[\w)}\]]!)|\b(?:etc|approx|al)\.)\Z")
-_FORMULA = re.compile(r"\s+(?:[-=+*/^<>×·÷≤≥≈)\]]|\\[a-z]|\d)")
-_LOWER = re.compile(r"\s+[a-z]")
+_FORMULA = re.compile(r"\A\s++(?:[-=+*/^<>×·÷≤≥≈)\]]|\\[a-z]|\d)")
+_LOWER = re.compile(r"\A\s++[a-z]")
 
 
 def split_sentences(text: str, *, math_aware: bool = False) -> list[tuple[int, int]]:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from anchors.compression import Compressed
+from anchors.printable import cell, printable
 from anchors.scores import Scores
 from anchors.trace import Trace
 
@@ -19,7 +20,7 @@ WIDTH = 10
 
 def top_sentences(trace: Trace, scores: Sequence[Scores], *, k: int = 3) -> Table:
     """One row a sentence, the k strongest of every method; a star marks an anchor at a false-discovery rate of 5 %."""
-    title = f"trace {trace.id}: {len(trace)} sentences, answer {trace.answer!r}, target {trace.target!r}"
+    title = cell(f"trace {trace.id}: {len(trace)} sentences, answer {trace.answer!r}, target {trace.target!r}")
     table = Table(
         title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), expand=True
     )
@@ -31,12 +32,13 @@ def top_sentences(trace: Trace, scores: Sequence[Scores], *, k: int = 3) -> Tabl
     for score in scores:
         starred = set() if np.isnan(score.p).all() else set(score.anchors(fdr=0.05))
         strongest = sorted(score.top(len(trace)), key=lambda i: -abs(score.values[i]))[:k]
-        table.add_row("", Text(f"{score.method}, {score.unit}", style="bold"))
+        heading = Text(score.method, style="bold", no_wrap=False, overflow="fold")
+        table.add_row("", heading.append(f"\n{score.unit}" if score.unit else "", style="not bold dim"))
         for i in strongest:
             table.add_row(
                 str(i),
-                Text(" ".join(trace.sentences[i].text.split())),
-                f"{score.values[i]:+.3f}{'*' if i in starred else ' '}",
+                Text(printable(" ".join(trace.sentences[i].text.split()))),
+                f"{rounded(score.values[i])}{'*' if i in starred else ' '}",
                 _interval(score, i),
                 bar(score.values[i], float(np.nanmax(np.abs(score.values)))),
             )
@@ -49,7 +51,7 @@ def top_sentences(trace: Trace, scores: Sequence[Scores], *, k: int = 3) -> Tabl
 def compressors_table(trace: Trace, found: Sequence[Compressed]) -> Table:
     """One row a compressor: how much it kept of the trace, and which sentences; one that keeps words names none."""
     first = found[0]
-    title = f"trace {trace.id}: at most {first.budget:.0%} of {first.full_tokens} {first.counted}"
+    title = cell(f"trace {trace.id}: at most {first.budget:.0%} of {first.full_tokens} {first.counted}")
     look: dict[str, Any] = {"header_style": "bold", "box": SIMPLE_HEAD, "padding": (0, 1, 0, 0), "expand": True}
     table = Table(title=title, title_justify="left", **look)
     table.add_column("compressor", no_wrap=True)
@@ -67,6 +69,15 @@ def _interval(score: Scores, i: int) -> str:
     if np.isnan(score.low[i]):
         return "none"
     return "exact" if score.low[i] == score.high[i] else f"[{score.low[i]:+.3f}, {score.high[i]:+.3f}]"
+
+
+def rounded(value: float) -> str:
+    """Three decimals; one digit where they would all be zero.
+
+    >>> rounded(0.1234), rounded(-2.3e-5), rounded(0.0)
+    ('+0.123', '-2e-05', '+0.000')
+    """
+    return f"{value:+.0e}" if 0 < abs(value) < 0.0005 else f"{value:+.3f}"
 
 
 def bar(value: float, largest: float) -> str:

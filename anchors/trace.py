@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +21,6 @@ from anchors.answers import extract_answer
 from anchors.splitting import align_sentences, split_sentences
 
 _OPEN = re.compile(r"<think>[ \t]*[\r\n]*")
-_CLOSE = re.compile(r"\s*</think>")
 _NO_REASONING = "the trace has no reasoning: give text with at least one sentence inside <think>...</think>"
 
 
@@ -60,16 +60,22 @@ class Trace:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        _check_texts(self)
         if self.reasoning and not self.reasoning.strip():
             raise ValueError(_NO_REASONING)
         edge = 0
-        for sentence in self.sentences:
+        for index, sentence in enumerate(self.sentences):
             if sentence.start != edge or sentence.end <= edge:
                 raise ValueError(
                     f"sentence {sentence.index} covers [{sentence.start}, {sentence.end}) but should start at {edge}: "
                     "spans must tile the reasoning; build traces with Trace.from_text"
                 )
             edge = sentence.end
+            if sentence.index != index or sentence.text != self.reasoning[sentence.start : edge].strip():
+                raise ValueError(
+                    f"sentence {index} of the trace is stored as number {sentence.index} with the text "
+                    f"{sentence.text[:60]!r}, which is not what its span holds; build traces with Trace.from_text"
+                )
         if edge != len(self.reasoning):
             raise ValueError(
                 f"the sentences end at character {edge} of {len(self.reasoning)}; spans must tile the reasoning"
@@ -78,7 +84,7 @@ class Trace:
             digest = blake2b(self.text.encode("utf-8", "surrogatepass"), digest_size=6)
             object.__setattr__(self, "id", digest.hexdigest())
 
-    @property
+    @cached_property  # a run asks for it once a rollout
     def text(self) -> str:
         """The whole text: prompt, reasoning and ending."""
         return self.prompt + self.reasoning + self.ending
@@ -89,7 +95,7 @@ class Trace:
     def __repr__(self) -> str:
         return f"Trace({self.id}, {len(self)} sentences, answer={self.answer!r}, target={self.target!r})"
 
-    @property
+    @cached_property
     def boundaries(self) -> tuple[int, ...]:
         """Character offsets into `text` of the S + 1 sentence boundaries; prefix k is `text[:boundaries[k]]`."""
         base = len(self.prompt)
@@ -141,8 +147,7 @@ class Trace:
         opened = _OPEN.search(text)
         if opened is not None and "</think>" not in text[: opened.start()]:
             prompt, text = prompt + text[: opened.end()], text[opened.end() :]
-        closed = _CLOSE.search(text)
-        cut = closed.start() if closed is not None else len(text.rstrip())
+        cut = len(text.partition("</think>")[0].rstrip())
         reasoning, ending = text[:cut], text[cut:]
         if not reasoning.strip():
             raise ValueError(_NO_REASONING)
@@ -180,6 +185,8 @@ class Trace:
         last = messages[turns[-1]]
         prompt = "".join(f"{m.get('role', 'user')}: {_content(m)}\n\n" for m in messages[: turns[-1]]) + "assistant: "
         reasoning, content = last.get("reasoning") or last.get("reasoning_content") or _thinking(last), _content(last)
+        if not isinstance(reasoning, str):
+            raise ValueError(f"the reasoning of the last assistant message is {reasoning!r:.80}; it must be text")
         if reasoning:
             content = f"<think>\n{reasoning}\n</think>\n\n{content}"
         return cls.from_text(prompt, content, **options)
@@ -190,9 +197,17 @@ class Trace:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Trace:
-        fields: dict[str, Any] = dict(record)
-        fields["sentences"] = tuple(Sentence(**s) for s in record["sentences"])
-        return cls(**fields)
+        """The trace of a record that `to_json` made.
+
+        Raises:
+            ValueError: a field is missing, unknown or of another type, or the sentences do not tile the reasoning.
+        """
+        try:
+            fields: dict[str, Any] = dict(record)
+            fields["sentences"] = tuple(Sentence(**s) for s in record["sentences"])
+            return cls(**fields)
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"the record is no trace: {error}; write it with Trace.save or write_jsonl") from error
 
     def save(self, path: str | Path) -> None:
         """Write the trace as one JSON file."""
@@ -200,7 +215,28 @@ class Trace:
 
     @classmethod
     def load(cls, path: str | Path) -> Trace:
-        return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+        """Read what `save` wrote; a ValueError that names the file where it does not hold a trace."""
+        try:
+            return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} cannot be read as a trace: {error}") from error
+
+
+def _check_texts(trace: Trace) -> None:
+    """Traces come from files that people edit: a wrong type is named here and not met later in a run."""
+    texts = {name: getattr(trace, name) for name in ("prompt", "reasoning", "ending", "id")}
+    maybe = {name: getattr(trace, name) for name in ("answer", "target") if getattr(trace, name) is not None}
+    for name, value in (texts | maybe).items():
+        if not isinstance(value, str):
+            raise ValueError(f"{name} is {value!r:.80}, a {type(value).__name__}; it must be text")
+    if not isinstance(trace.meta, Mapping):
+        raise ValueError(f"meta is {trace.meta!r:.80}, a {type(trace.meta).__name__}; it must be an object")
+    for sentence in trace.sentences:
+        numbers, words = (sentence.index, sentence.start, sentence.end), (sentence.text, sentence.category or "")
+        if not all(type(n) is int for n in numbers) or not all(isinstance(w, str) for w in words):
+            raise ValueError(
+                f"{sentence!r:.160} is no sentence: index, start and end are whole numbers, the rest is text"
+            )
 
 
 def _sentences(reasoning: str, spans: Iterable[tuple[int, int]]) -> tuple[Sentence, ...]:

@@ -36,7 +36,7 @@ REMEDIES: Final[dict[str, str]] = {
     "reader_scores": "give reader_scores=..., the reader's own Scores of this trace",
     "answer": "give answer=..., since the trace has neither an answer of its own nor a target",
 }
-_WORD = re.compile(r"\s*\S+")
+_WORD = re.compile(r"(?:\A|(?<=\S))\s*+\S++")
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from typing import Final, NamedTuple
 from anchors.lab.worlds import Drafted, Move, World, write
 
 FILLER: Final = "Okay, let me think."
-_TERM: Final = re.compile(r"(?:(\d*\.?\d+)\s*\*?\s+)?([a-z_]+)(?:\((\d*\.?\d+)\))?")
+_NUMBER: Final = r"(\d++(?:\.\d++)?+|\.\d++)"
+_TERM: Final = re.compile(rf"(?:(?<![\d.]){_NUMBER}(?:\s++(?:\*\s++)?+|\*\s++))?([a-z_]++)(?:\({_NUMBER}\))?")
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import random
 import time
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from pickle import UnpicklingError  # the error alone
 from typing import Any
 
 import torch
@@ -38,6 +40,8 @@ logger = logging.getLogger(__name__)
 SPECIAL = ("<pad>", "<eos>", "<think>", "</think>")
 POOL = 8
 CHECKPOINT = "checkpoint.pt"
+_JUNK = (LookupError, AttributeError, TypeError, AssertionError)  # what torch raises on bytes that are no checkpoint
+STATE = {"recipe", "step", "seconds", "model", "optimisers"}
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,9 @@ def _rate(step: int, recipe: Recipe) -> float:
     return min(warm, max(0.0, min(1.0, decay)))
 
 
-def train(recipe: Recipe, out: str | Path, *, save_every: int = 500, held_out: int = 100) -> Path:
+def train(
+    recipe: Recipe, out: str | Path, *, save_every: int = 500, held_out: int = 100, progress: bool = True
+) -> Path:
     """Train to `recipe.steps`, continuing from the last checkpoint in `out`; leaves a Hugging Face directory there.
 
     With every checkpoint the model reasons on `held_out` fresh problems, for the progress bar and the log. Runs on a GPU
@@ -177,7 +183,10 @@ def train(recipe: Recipe, out: str | Path, *, save_every: int = 500, held_out: i
     first, seconds = _resume(checkpoint, recipe, model, optimisers)
     shown: dict[str, str] = {}
     started = time.perf_counter() - seconds
-    bar = tqdm(range(first, recipe.steps), initial=first, total=recipe.steps, desc=folder.name, mininterval=5)
+    bar = tqdm(
+        range(first, recipe.steps), initial=first, total=recipe.steps, desc=folder.name, mininterval=5,
+        disable=not progress,
+    )  # fmt: skip
     for step in bar:
         loss = _step(model, optimisers, batch(world, tokenizer, recipe, step), _rate(step, recipe), recipe)
         if step % 50 == 0:
@@ -252,8 +261,27 @@ def _save(
         "optimisers": [optimiser.state_dict() for optimiser in optimisers],
     }
     temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
+    with temporary.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())  # else a power cut can leave the new name on half a file
     temporary.replace(path)
+
+
+def load_state(path: Path, device: Any = "cpu") -> dict[str, Any]:
+    """What `train` saved in a checkpoint.
+
+    Raises:
+        ValueError: the file is damaged or something else.
+    """
+    try:
+        state = torch.load(path, weights_only=True, map_location=device)
+    except (RuntimeError, OSError, EOFError, ValueError, *_JUNK, UnpicklingError) as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} is damaged ({why}); delete it and training starts from the beginning") from error
+    if not isinstance(state, dict) or set(state) != STATE:
+        raise ValueError(f"{path} is not a checkpoint of this training; use another folder")
+    return state
 
 
 def _resume(
@@ -262,7 +290,7 @@ def _resume(
     """The step to go on from and the seconds spent so far."""
     if not path.exists():
         return 0, 0.0
-    state = torch.load(path, weights_only=True, map_location=model.device)
+    state = load_state(path, model.device)
     if state["recipe"] != asdict(recipe):
         changed = {k for k, v in asdict(recipe).items() if state["recipe"].get(k) != v}
         raise ValueError(f"{path} was trained with another recipe ({', '.join(sorted(changed))}); use another folder")

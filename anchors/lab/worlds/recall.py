@@ -53,7 +53,7 @@ PAIRS: Final = tuple(
 """Words that share their first three letters; together they are all the names of the world."""
 NAMES: Final = tuple(name for pair in PAIRS for name in pair)
 SIMILAR: Final = {a: b for pair in PAIRS for a, b in (pair, pair[::-1])}
-_FACT: Final = re.compile(r"([a-z]+) gives ([a-z\d]+)")
+_FACT: Final = re.compile(r"(?<![a-z])([a-z]++) gives ([a-z\d]++)")
 _PROMPT: Final = re.compile(
     r"Facts: ((?:[a-z]+ gives [a-z\d]+\. )+)What does ([a-z]+) give in (\w+ hops?)\?\n<think>\n"
 )
