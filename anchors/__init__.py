@@ -15,9 +15,13 @@ if TYPE_CHECKING:
     from anchors.compression import best_subset, compress_curve, compress_trace
     from anchors.confidence import Definition, sentence_confidence, trace_confidence
     from anchors.datasets import load_traces
+    from anchors.distributed import Cluster
     from anchors.effects import sentence_effects
+    from anchors.exchange import export_run, import_run
     from anchors.extras import MissingExtra
     from anchors.importance import counterfactual_importance, forced_importance, headroom, resampling_importance
+    from anchors.integrity import examine_run
+    from anchors.merging import merge_runs
     from anchors.models import CapabilityError, Sampling, load_model
     from anchors.models.checks import check_model
     from anchors.online import EarlyStop, replay_online, vote_online
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from anchors.report import write_report
     from anchors.resampling import plan_resampling, resample, resample_traces, write_trace, write_traces
     from anchors.rollouts import Rollouts
+    from anchors.salvage import repair_run
     from anchors.scores import Scores
     from anchors.scoring import score_traces
     from anchors.stopping import Anchors
@@ -50,10 +55,14 @@ _MODULES = {
     "attention": ("ablate_heads", "receiver_heads", "shared_receiver_heads"),
     "confidence": ("Definition", "sentence_confidence", "trace_confidence"),
     "datasets": ("load_traces",),
+    "distributed": ("Cluster",),
     "effects": ("sentence_effects",),
+    "exchange": ("export_run", "import_run"),
     "extras": ("MissingExtra",),
     "alternatives": ("seek_alternatives",),
     "importance": ("counterfactual_importance", "forced_importance", "headroom", "resampling_importance"),
+    "integrity": ("examine_run",),
+    "merging": ("merge_runs",),
     "models": ("CapabilityError", "Sampling", "load_model"),
     "models.checks": ("check_model",),
     "report": ("write_report",),
@@ -62,6 +71,7 @@ _MODULES = {
     "persistence": ("resilience",),
     "prompts": ("base_prompt", "chat_prompt", "place_in_chat"),
     "rollouts": ("Rollouts",),
+    "salvage": ("repair_run",),
     "scores": ("Scores",),
     "scoring": ("score_traces",),
     "stopping": ("Anchors",),
@@ -86,6 +96,7 @@ __all__ = [
     "Anchors",
     "Calipers",
     "CapabilityError",
+    "Cluster",
     "Definition",
     "EarlyStop",
     "MissingExtra",
@@ -105,17 +116,22 @@ __all__ = [
     "compress_curve",
     "compress_trace",
     "counterfactual_importance",
+    "examine_run",
+    "export_run",
     "forced_importance",
     "headroom",
+    "import_run",
     "interaction",
     "length_complexity",
     "load_model",
     "load_traces",
     "majority_at",
+    "merge_runs",
     "pass_at",
     "place_in_chat",
     "plan_resampling",
     "receiver_heads",
+    "repair_run",
     "replay_online",
     "resample",
     "resample_traces",

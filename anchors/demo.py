@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from anchors.confidence import Definition, TraceConfidence, read_traces
 from anchors.lab.worlds import load_world
 from anchors.models import load_model
 from anchors.report import write_report
@@ -49,7 +50,7 @@ def run_demo(out: Path, *, model: str, n: int, seed: int, progress: bool = True)
     ((rollouts, scores),) = score_traces([trace], loaded, n=n, seed=seed, out=out / "run", progress=progress)
     moved = _transfer(rollouts, loaded, seed)
     report = write_report(trace, [*scores, moved], out / "report.html", rollouts=rollouts)
-    figures = _figures(out / "figures", scores, rollouts)
+    figures = _figures(out / "figures", scores, rollouts, loaded)
     summary = [
         *_summary(trace, scores[0]),
         _moved(moved),
@@ -106,7 +107,13 @@ def _summary(trace: Trace, scores: Scores) -> Sequence[str]:
     return lines
 
 
-def _figures(folder: Path, scores: Sequence[Scores], rollouts: Rollouts) -> Path:
+def _confidence(trace: Trace, model: Any) -> TraceConfidence:
+    """Confidence token by token, in groups of a sixth of the trace."""
+    window = max(8, len(model.encode(trace.reasoning).ids) // 6)
+    return read_traces([trace], model, definition=Definition(window=window, tail=window))[0]
+
+
+def _figures(folder: Path, scores: Sequence[Scores], rollouts: Rollouts, model: Any) -> Path:
     from matplotlib.figure import Figure
 
     from anchors import plotting
@@ -120,6 +127,7 @@ def _figures(folder: Path, scores: Sequence[Scores], rollouts: Rollouts) -> Path
     drawings["kurtosis"] = (plotting.kurtosis, by_name["attention"])
     drawings["agreement"] = (plotting.agreement, list(scores))
     drawings["answers"] = (plotting.answer_distribution, rollouts)
+    drawings["confidence"] = (plotting.confidence_trace, _confidence(rollouts.trace, model))
     for name, (draw, data) in drawings.items():
         figure = Figure(figsize=(3.3, 2.6), layout="constrained")
         draw(data, ax=figure.subplots())

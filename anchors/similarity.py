@@ -139,4 +139,10 @@ def _minilm() -> tuple[Any, Any]:
     transformers = require("transformers", extra="embeddings")
     path = str(weights.get_model_path())
     tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
-    return tokenizer, transformers.AutoModel.from_pretrained(path, local_files_only=True).eval()
+    shown = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()  # a file of 90 MB on this machine needs none
+    try:
+        return tokenizer, transformers.AutoModel.from_pretrained(path, local_files_only=True).eval()
+    finally:
+        if shown:
+            transformers.utils.logging.enable_progress_bar()

@@ -7,6 +7,7 @@
    and rollouts drawn by the world itself are scored too: the first is the best there is, the second the best n can do.
 4. Coverage is the share of exact importances inside the 95 % intervals, with rollouts of the world and of the model.
 5. On the null world, where nothing is planted, every anchor a method names is false.
+6. OUT/WORLD.json holds what the tables show, OUT/WORLD-MEASURE.svg draws it over cost.
 
 Truth is the world's; the rollouts are the model's. What a model has not learned shows as error of every method.
 """
@@ -14,17 +15,19 @@ Truth is the world's; the rollouts are the model's. What a model has not learned
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from anchors import (
     Rollouts,
@@ -49,6 +52,7 @@ from anchors.lab.truth import read_trace
 from anchors.lab.worlds import World, answers_here, load_world
 from anchors.lab.yardstick import Grade, Planted, grade, plant
 from anchors.models import lab_models
+from anchors.plotting import accuracy_curves, read_accuracy
 from anchors.similarity import default_similarity, lexical
 from anchors.stats import cluster_bootstrap, wilson_interval
 
@@ -115,6 +119,7 @@ def report_world(name: str, options: argparse.Namespace) -> None:
             rows.setdefault(method, []).append(row)
     print_grades(rows)
     print_coverage(rows)
+    save_results(name, rows, options)
 
 
 def known_traces(world: World, model: Any, wanted: int, seed: int) -> tuple[list[Planted], int]:
@@ -269,12 +274,38 @@ def print_row(cells: Sequence[str]) -> None:
 
 def cell(values: Sequence[float]) -> str:
     """Mean over the traces that have a value, with its interval and their number where some have none."""
+    found = estimate(values)
+    if found is None:
+        return "-"
+    mean, low, high, measured = found
+    missing = f" ({measured})" if measured < len(values) else ""
+    return f"{mean:.2f} [{low:.2f}, {high:.2f}]{missing}"
+
+
+def estimate(values: Sequence[float]) -> tuple[float, float, float, int] | None:
+    """Mean, 95 % interval and number of the traces that have a value; None where none has."""
     measured = [[v] for v in values if not np.isnan(v)]
     if not measured:
-        return "-"
+        return None
     low, high = cluster_bootstrap(measured)
-    missing = f" ({len(measured)})" if len(measured) < len(values) else ""
-    return f"{np.mean(measured):.2f} [{low:.2f}, {high:.2f}]{missing}"
+    return float(np.mean(measured)), float(low), float(high), len(measured)
+
+
+def save_results(name: str, rows: Mapping[str, Sequence[Row]], options: argparse.Namespace) -> None:
+    """OUT/WORLD.json, which `anchors.plotting.read_accuracy` reads, and the figures made of it."""
+    methods = [
+        {"method": method}
+        | {kind: float(np.mean([getattr(row, kind) for row in found])) for kind in ("generated", "forward")}
+        | {column: estimate([getattr(row.grade, column) for row in found]) for column in COLUMNS}
+        for method, found in rows.items()
+    ]
+    made = {"world": name, "model": MODELS[name], "traces": options.traces, "n": options.n, "seed": options.seed}
+    path = options.out / f"{name}.json"
+    path.write_text(json.dumps(made | {"methods": methods}, indent=1) + "\n", encoding="utf-8")
+    for measure in ("auroc", "resampling", "counterfactual"):
+        ax = accuracy_curves(read_accuracy(path, measure=measure), measure=measure)
+        cast(Figure, ax.figure).savefig(options.out / f"{name}-{measure}.svg")
+    print(f"\nresults: {path}; figures: {options.out / name}-*.svg")
 
 
 def print_coverage(rows: Mapping[str, Sequence[Row]]) -> None:

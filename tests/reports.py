@@ -66,10 +66,20 @@ def spread_p(trace: Trace, *, method: str = "counterfactual", seed: int = 0) -> 
 def suppression_scores(trace: Trace, *, seed: int = 0) -> Scores:
     square = np.random.default_rng(seed).normal(size=(len(trace), len(trace)))
     square[np.triu_indices(len(trace))] = np.nan
-    extras = {"matrix_low": square - 0.5, "matrix_high": square + 0.5}
+    extras = {"matrix_low": square - 0.5, "matrix_high": square + 0.5} | token_effects(trace, seed=seed)
     details = {"matrix unit": "nats of KL a token"}
     values = np.arange(len(trace)) * 0.01
     return Scores.of(trace, "suppression", values, matrix=square, extras=extras, unit="nats", details=details)
+
+
+def token_effects(trace: Trace, *, seed: int = 0) -> dict[str, np.ndarray]:
+    """Made-up effects on every later token; tokens are words with the white space before them."""
+    offsets = np.array([m.span() for m in re.finditer(r"\s*\S+", trace.text[: trace.boundaries[-1]])])
+    ends = np.searchsorted(offsets[:, 0], trace.boundaries[1:])
+    effects = np.random.default_rng(seed).exponential(size=(len(trace), len(offsets)))
+    effects[np.arange(len(offsets)) < ends[:, None]] = np.nan
+    sources = np.arange(len(trace))
+    return {"token_effects": effects.astype(np.float16), "token_sources": sources, "token_offsets": offsets}
 
 
 def effect_scores(trace: Trace, *, seed: int = 1) -> Scores:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from anchors import plotting
+from anchors.confidence import Definition, TraceConfidence, trace_confidence
 from anchors.plotting import importance
 from anchors.rollouts import Rollouts
 from anchors.scores import Scores
@@ -53,6 +57,33 @@ def the_rollouts(trace: Trace) -> Rollouts:
     return Rollouts.from_texts(trace, [[f"So \\boxed{{{a}}}" for a in row] + ["no idea"] for row in answers])
 
 
+def by_token(length: int = 60, *, window: int = 8) -> TraceConfidence:
+    tokens = np.random.default_rng(5).normal(12, 3, length)
+    tokens[0] = np.nan
+    spans = [(0, length // 3), (length // 3, length // 2), (length // 2, length - 4)]
+    return trace_confidence(tokens, definition=Definition(window=window, tail=window), spans=spans)
+
+
+def truth_file(folder: Path) -> Path:
+    """What `benchmarks/truth.py` writes, with two methods at two costs, one at one, a variant, a baseline."""
+    rows = [
+        ("resampling, n = 10", 6000.0, 0.7), ("resampling, n = 100", 60000.0, 0.9), ("resampling, n = 10, reuse", 6000.0, 0.8),
+        ("resampling, n = 100, reuse", 60000.0, 0.95), ("receiver heads", 100.0, 0.6), ("made up by a user", 300.0, 0.5),
+        ("counterfactual, lexical filter, n = 100", 60000.0, 0.4), ("baseline: position, early first", 0.0, 0.79),
+        ("baseline: length, long first", 0.0, 0.78), ("confidence, low first", 100.0, None),
+    ]  # fmt: skip
+    cells = [None if value is None else (value, value - 0.05, value + 0.04, 200) for *_, value in rows]
+    methods = [{"method": m, "forward": t, "auroc": c} for (m, t, _), c in zip(rows, cells, strict=True)]
+    path = folder / "expression.json"
+    path.write_text(json.dumps({"world": "expression", "methods": methods}))
+    return path
+
+
+def some_accuracies() -> list[plotting.Accuracy]:
+    with TemporaryDirectory() as folder:
+        return plotting.read_accuracy(truth_file(Path(folder)))
+
+
 def figures(trace: Trace) -> dict[str, tuple]:
     one, many = some_scores(trace), [some_scores(trace), suppression(trace), heads(trace)]
     return {
@@ -62,7 +93,8 @@ def figures(trace: Trace) -> dict[str, tuple]:
         "kurtosis": (heads(trace),),
         "agreement": (many,),
         "answer_distribution": (the_rollouts(trace),),
-        "confidence_trace": (one,),
+        "confidence_trace": (by_token(),),
+        "accuracy_curves": (some_accuracies(),),
         "transfer_heat_map": (a_matrix(),),
         "compression_curves": (a_transfer(),),
         "compression_areas": (a_transfer(),),
@@ -129,6 +161,51 @@ def test_importance_profile_survives_unmeasured_and_infinite_numbers():
     for scores in (nothing, endless):
         plotting.importance_profile(scores).figure.canvas.draw()
         plotting.confidence_trace(scores).figure.canvas.draw()
+
+
+def test_accuracy_curves_join_a_method_over_its_costs_and_draw_what_is_free_across():
+    found = some_accuracies()
+    ax = plotting.accuracy_curves(found)
+    lines = {str(line.get_label()): line for line in ax.lines}
+    assert list(lines["resampling"].get_xdata()) == [6000, 60000] and list(lines["resampling"].get_ydata()) == [
+        0.7,
+        0.9,
+    ]
+    assert list(lines["resampling, reuse"].get_ydata()) == [0.8, 0.95], "reuse is a method of its own"
+    assert lines["resampling"].get_markerfacecolor() != lines["resampling, reuse"].get_markerfacecolor()
+    whiskers = [segment for c in ax.collections for segment in c.get_segments()]
+    assert any(np.allclose(segment, [[100, 0.55], [100, 0.64]]) for segment in whiskers), "its 95 % interval"
+    assert not any("filter" in name for name in lines) and "confidence, low first" not in lines
+    assert "counterfactual, lexical filter" in [
+        line.get_label() for line in plotting.accuracy_curves(found, every=True).lines
+    ]
+    names = {str(text.get_text()): text for text in ax.texts}
+    free = [float(line.get_ydata()[0]) for line in ax.lines if line.get_linestyle() == ":"]
+    assert set(names) == {"position", "length"} and sorted(free) == [0.78, 0.79]
+    low, high = ax.get_ylim()
+    assert names["position"].xy[1] - names["length"].xy[1] >= 0.05 * (high - low), "names do not touch"
+
+
+def test_the_confidence_figure_shows_tokens_groups_and_sentences_where_they_are():
+    found = by_token()
+    ax = plotting.confidence_trace(found)
+    lines = {str(line.get_label()): line for line in ax.lines}
+    np.testing.assert_array_equal(lines["token"].get_ydata(), found.tokens)
+    np.testing.assert_array_equal(lines["group of 8"].get_xdata(), np.arange(7, 59))
+    marks = {str(c.get_label()): c for c in ax.collections}
+    (place, value), *_ = marks["lowest"].get_offsets()
+    assert value == found.lowest and found.tokens[int(place) - 7 : int(place) + 1].mean() == pytest.approx(found.lowest)
+    assert marks["bottom 10%"].get_offsets()[:, 1].mean() == pytest.approx(found.bottom)
+    steps = np.array(marks["sentence mean"].get_segments())
+    assert found.spans is not None and found.spans[0] == (0, 19), "the unmeasured first token is not among them"
+    for (a, b), step, mean in zip(found.spans, steps, found.sentences, strict=True):
+        assert found.tokens[a:b].mean() == pytest.approx(mean) == pytest.approx(step[0, 1])
+        assert step[:, 0].tolist() == [a - 0.5, b - 0.5]
+
+
+def test_a_trace_shorter_than_its_window_has_no_groups_to_draw():
+    ax = plotting.confidence_trace(by_token(window=400))
+    assert not [line for line in ax.lines if "group" in str(line.get_label())]
 
 
 def test_category_means_average_traces_not_sentences():
@@ -232,6 +309,9 @@ def test_a_run_without_a_verdict_or_interval_is_drawn():
         (lambda t: plotting.matrix(some_scores(t)), "no matrix"),
         (lambda t: plotting.kurtosis(some_scores(t)), "receiver_heads"),
         (lambda t: plotting.category_means([some_scores(t.with_categories([None] * len(t)))]), "with_categories"),
+        (lambda t: plotting.accuracy_curves([]), "benchmarks/truth.py"),
+        (lambda t: plotting.read_accuracy("x.json", measure="luck"), "measure is 'luck'"),
+        (lambda t: plotting.confidence_trace(trace_confidence([np.nan])), "read_traces"),
         (lambda t: plotting.agreement([]), "at least one"),
         (lambda t: plotting.agreement([some_scores(t)]), "two"),
         (lambda t: plotting.answer_distribution(Rollouts.from_texts(t, [])), "resample"),
@@ -242,6 +322,6 @@ def test_what_cannot_be_drawn_is_refused_with_a_remedy(draw, says):
         draw(a_trace())
 
 
-def test_importing_the_module_imports_no_matplotlib():
-    code = "import sys, anchors.plotting; sys.exit('matplotlib' in sys.modules)"
+def test_importing_the_module_imports_neither_matplotlib_nor_torch():
+    code = "import sys, anchors.plotting; sys.exit(bool({'matplotlib', 'torch'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -329,6 +329,19 @@ def test_hostile_text_adds_no_element_and_no_attribute(tmp_path):
     assert page.sentences == [drawing.clean(text) for text in HOSTILE]
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\u2066left open", "\u2066left open\u2069"),
+        ("\u2067two \u2068open", "\u2067two \u2068open\u2069\u2069"),
+        ("closes\u2069 what it never opened", "closes\ufffd what it never opened"),
+        ("\u2066balanced\u2069 \u202eoverride", "\u2066balanced\u2069 \u202eoverride"),
+    ],
+)
+def test_direction_marks_cannot_reach_beyond_their_text(text, shown):
+    assert drawing.clean(text) == shown == drawing.clean(shown)
+
+
 def test_json_cannot_end_its_element():
     text = script_json(["</script>", "<!--", "&", "\u2028", "\ud800"])
     assert not set("<>&\u2028") & set(text) and text.isascii()

@@ -281,6 +281,28 @@ def test_the_panel_draws_what_hiding_a_sentence_did_to_later_ones(visit, report)
     assert "What keeping it did to later sentences being said" in text
 
 
+def test_the_panel_shows_which_tokens_hiding_a_sentence_moved(visit, report):
+    page = visit(report, fragment="#s4")
+    trace = a_trace()
+    scores = suppression_scores(trace)
+    row = np.nan_to_num(scores.token_effects[4].astype(float))
+    best = int(np.argmax(row))
+    a, b = scores.token_offsets[best]
+    first = page.locator("#panel .strongest tbody tr").first
+    assert first.locator("mark").inner_text().strip() == trace.text[a:b].strip()
+    assert abs(float(first.locator("td").last.inner_text()) - row[best]) < 0.01 * row[best]
+    target = int(np.searchsorted(trace.boundaries, a, side="right")) - 1
+    assert first.locator("a").inner_text() == str(target)
+    plot = page.locator("#panel .tokens .plot")
+    plot.hover(position={"x": 1, "y": 20})
+    after = int(np.flatnonzero(~np.isnan(scores.token_effects[4].astype(float)))[0])
+    a, b = scores.token_offsets[after]
+    assert f"on {trace.text[a:b].strip()} in 5" in page.inner_text("#panel .tokens .readout")
+    first.locator("a").click()
+    assert panel(page).startswith(f"Sentence {target}")
+    page.keyboard.press("Escape")
+
+
 def test_heads_are_picked_by_kurtosis_and_by_click(visit, report):
     page = visit(report)
     scores = head_scores(a_trace())
@@ -361,6 +383,10 @@ def test_paper_shows_text_and_figures_in_light_colours(visit, report):
         not page.is_visible("#panel")
         and page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     )
+    assert page.locator("button, input, .strips .tools").evaluate_all(VISIBLE) == 0, "no dead control on paper"
+    page.set_viewport_size({"width": 794, "height": 1123})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 830, "nothing is cut at the edge of A4"
+    page.set_viewport_size(WIDE)
     page.emulate_media(media=None)
     assert page.pdf(format="A4").startswith(b"%PDF-")
 
@@ -379,6 +405,9 @@ def test_hostile_text_runs_nothing_and_is_shown_as_it_is(visit, tmp_path):
     page.select_option("#category", index=1)
     assert page.evaluate("document.documentElement.dataset.hacked") is None
     assert page.evaluate("document.querySelectorAll('script').length") == 2
+    assert page.evaluate("document.documentElement.scrollWidth") <= WIDE["width"], "no long name widens the page"
+    edges = page.eval_on_selector_all("#trace .s", "nodes => nodes.map((n) => n.getBoundingClientRect().top)")
+    assert edges == sorted(edges), "no direction mark moves a sentence before another"
 
 
 def test_a_hundred_kilobytes_of_latex_open(visit, tmp_path):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import base64
 import re
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import false_discovery_control, kurtosis
 
-from anchors.report import drawing, graph, grid, heads, matrices
+from anchors.plotting.palette import style_sheet
+from anchors.report import drawing, graph, grid, heads, matrices, tokens
 from tests.reports import a_trace, data_of, effect_scores, head_scores, suppression_scores, with_p, written
 from tests.transfers import a_matrix, a_transfer, retentions
 
@@ -101,6 +102,46 @@ def test_a_graph_is_drawn_without_a_script(tmp_path):
 # --- heads --------------------------------------------------------------------------------------------------
 
 
+# --- tokens -------------------------------------------------------------------------------------------------
+
+
+def test_effects_on_tokens_survive_with_their_places_in_the_text():
+    trace = a_trace(texts=("One  two.", "Th\u00e9 <b>four</b>\r\nfive.", " Six seven."))
+    scores = suppression_scores(trace)
+    found = tokens.record([with_p(a_trace(4)), scores])
+    assert found is not None and found["score"] == 1
+    lengths = np.frombuffer(base64.b64decode(found["lengths"]), "<u2")
+    shown = [drawing.clean(trace.reasoning[s.start : s.end]).strip() for s in trace.sentences]
+    first = 0
+    for text, end, skip in zip(shown, found["ends"], found["skips"], strict=True):
+        cuts = np.cumsum(lengths[first:end])
+        cuts = [int(c) + skip for c in np.append(0, cuts)]
+        words = [text[a:b] for a, b in pairwise(cuts)]
+        assert "".join(words) == text[skip:] and [w.strip() for w in words if w.strip()] == text[skip:].split()
+        first = end
+    assert found["skips"] == [3, 0, 0], "the token of the line end before the first word reaches into it"
+    for source, (start, cells, peak) in found["sources"].items():
+        row = scores.token_effects[source].astype(float)
+        assert np.isnan(row[:start]).all() and not np.isnan(row[start:]).any()
+        levels = np.frombuffer(base64.b64decode(cells), np.uint8).astype(float)
+        np.testing.assert_allclose(peak * ((levels - 1) / 254) ** 2, row[start:], atol=0.005 * peak)
+
+
+def test_marked_sentences_keep_their_tokens_first_when_not_all_fit(monkeypatch):
+    trace = a_trace()
+    scores = suppression_scores(trace)
+    every = tokens.record([scores])
+    assert every is not None and sorted(every["sources"]) == list(range(11)), "nothing follows the last sentence"
+    monkeypatch.setattr(tokens, "BYTES", 150)
+    few = tokens.record([with_p(trace), scores])
+    assert few is not None and next(iter(few["sources"])) in {3, 9, 10} and len(few["sources"]) < 5
+    assert {3, 9, 10} <= set(few["sources"])
+
+
+def test_scores_without_tokens_have_none():
+    assert tokens.record([with_p(a_trace())]) is None
+
+
 def test_heads_are_ranked_by_kurtosis_and_their_profiles_survive():
     scores = head_scores(a_trace())
     found = heads.record(scores)
@@ -180,10 +221,11 @@ def rgb(text: str) -> tuple[float, ...]:
 
 def palettes() -> dict[str, dict[str, str]]:
     folder = Path(drawing.__file__).parent / "page" / "css"
-    text = (folder / "palette.css").read_text()
+    text = style_sheet()
     assert text.count("@media") == text.count("@media screen and (prefers-color-scheme: dark)") == 1, "paper is light"
-    blocks = re.findall(r":root \{(.*?)\}", text, re.DOTALL)
+    blocks = re.findall(r":root \{(.*?)\}", text, re.DOTALL)[1:]
     light, dark = (dict(re.findall(r"--([\w]+): ([^;]+);", block)) for block in blocks)
+    assert light.keys() == dark.keys()
     (printed,) = re.findall(r":root \{(.*?)\}", (folder / "print.css").read_text(), re.DOTALL)
     paper = dict(re.findall(r"--([\w]+): ([^;]+);", printed))
     return {"light": light, "dark": light | dark, "print": light | paper}

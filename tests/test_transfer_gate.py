@@ -29,7 +29,7 @@ FAILURES = {
     "nearly always": ("reader alone", {"alone": mean_over_traces([0.9, 0.9])}, False),
     "not asked without the trace": ("reader alone", {"alone": EMPTY}, None),
     "nothing to transfer": ("scaffold", {"scaffold": NONE}, False),
-    "1 traces leave no interval": ("scaffold", {"scaffold": mean_over_traces([1.0, np.nan])}, None),
+    "1 trace leaves no interval": ("scaffold", {"scaffold": mean_over_traces([1.0, np.nan])}, None),
     "no anchors to transfer": ("self-effect", {"self_effect": NONE}, False),
     "give the writer's rollouts": ("self-effect", {"self_effect": None}, None),
     "own effect was not measured": ("self-effect", {"self_effect": mean_over_traces([1.0])}, None),

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from anchors.commands.options import Json
+from anchors.commands.options import Json, Quiet, complete_model, quiet_logging
 
 
 def register(app: typer.Typer) -> None:
@@ -16,23 +16,35 @@ def register(app: typer.Typer) -> None:
     app.command()(experiment)
 
 
+def _complete_claim(incomplete: str) -> list[str]:
+    from anchors.experiments import CLAIMS
+
+    return [name for name in [*CLAIMS, "all"] if name.lower().startswith(incomplete.lower())]
+
+
 def experiment(
-    claim: Annotated[str, typer.Argument(help="C1 to C11, or all")],
+    claim: Annotated[str, typer.Argument(help="C1 to C11, or all", autocompletion=_complete_claim)],
     quick: Annotated[bool, typer.Option("--quick/--full", help="shipped models in minutes, or retraining")] = True,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="your model instead of the shipped one")] = None,
-    reader: Annotated[str | None, typer.Option("--reader", help="your reader instead of the shipped one")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="your model instead of the shipped one", autocompletion=complete_model),
+    ] = None,
+    reader: Annotated[
+        str | None, typer.Option(help="your reader instead of the shipped one", autocompletion=complete_model)
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="where results, figures and models are kept")] = Path(
         "runs/experiments"
     ),
     seed: Annotated[int, typer.Option(help="the same seed gives the same numbers")] = 0,
     again: Annotated[bool, typer.Option("--again", help="run claims whose result is already there, too")] = False,
     json_output: Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Test one of the project's claims, or all, by a rule fixed beforehand: holds, fails or inconclusive."""
     from anchors.experiments import CLAIMS, Setting, run_experiment, summary
     from anchors.experiments.base import Result
 
+    quiet_logging(quiet)
     preset = "quick" if quick else "full"
     setting = Setting(preset, seed, model, reader, out, progress=not quiet)
     results = []

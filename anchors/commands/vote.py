@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from anchors.commands.options import Json, Quiet, Seed, one_of, quiet_logging
+from anchors.commands.options import MODELS, Json, Quiet, Seed, complete_model, one_of, quiet_logging
+from anchors.printable import cell
 
 if TYPE_CHECKING:
     from anchors.confidence import Definition
@@ -26,7 +27,7 @@ def register(app: typer.Typer) -> None:
 def vote(
     traces: Annotated[Path | None, typer.Argument(help="trace file (.jsonl, .json); traces of one prompt vote together")] = None,
     prompts: Annotated[str | None, typer.Option(help="or a prompt, or a .jsonl file with prompt and perhaps target a line")] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="lab/NAME, a hub id or a local directory")] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help=MODELS, autocompletion=complete_model)] = None,
     n: Annotated[int, typer.Option("-n", help="traces drawn a prompt, or the budget with --online")] = 32,
     weight: Annotated[str, typer.Option(help="lowest, tail, mean or bottom confidence; higher is more certain")] = "lowest",
     top: Annotated[float, typer.Option(help="share of the most confident traces a filtered vote keeps")] = 0.1,
@@ -68,10 +69,9 @@ def vote(
 def _prompts(given: str) -> list[tuple[str, str | None]]:
     if not given.endswith(".jsonl"):
         return [(given, None)]
-    lines = [json.loads(line) for line in Path(given).read_text(encoding="utf-8").splitlines() if line.strip()]
-    if any("prompt" not in record for record in lines):
-        raise ValueError(f"{given}: every line needs a prompt")
-    return [(r["prompt"], None if r.get("target") is None else str(r["target"])) for r in lines]
+    from anchors.datasets import read_prompts
+
+    return read_prompts(given)
 
 
 def _by_prompt(path: Path) -> dict[str, list[Trace]]:
@@ -173,7 +173,7 @@ def _show(record: dict[str, Any]) -> None:
     about = f"{record['traces']} traces, target {record['target']!r}"
     if record["window"] is not None:
         about += f", windows of {record['window']} tokens ({record['window share']:.0%} of a trace)"
-    table = Table(title=f"{record['prompt'].strip()[:60]!r}: {about}", title_justify="left", box=SIMPLE_HEAD)
+    table = Table(title=cell(f"{record['prompt'].strip()[:60]!r}: {about}"), title_justify="left", box=SIMPLE_HEAD)
     for name in ("vote", "answer", "share", "voters", "dropped", "tokens", "right"):
         table.add_column(name, justify="left" if name in ("vote", "answer") else "right")
     for row in record["votes"]:
@@ -183,7 +183,7 @@ def _show(record: dict[str, Any]) -> None:
         tokens = "" if row["tokens"] is None else f"{row['tokens']:,}"
         if row.get("saved") is not None:
             tokens += f" ({row['saved']:.0%} saved)"
-        table.add_row(row["vote"], str(row["answer"]), share, str(row["voters"]), str(dropped), tokens, right)
+        table.add_row(row["vote"], cell(str(row["answer"])), share, str(row["voters"]), str(dropped), tokens, right)
     Console().print(table)
 
 

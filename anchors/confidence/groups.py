@@ -22,7 +22,8 @@ class TraceConfidence:
     """All confidences of one trace; higher means more certain, NaN means not measured.
 
     `tokens` and `groups` are the series, in nats; `sentences` the mean of each sentence, None where no spans were given.
-    `window` is the group size they were computed with, larger than the trace where it has no full group.
+    `spans` are the token ranges of the sentences within `tokens`. `window` is the group size they were computed with,
+    larger than the trace where it has no full group.
     """
 
     tokens: Float[np.ndarray, " token"]
@@ -33,6 +34,7 @@ class TraceConfidence:
     tail: float
     window: int
     sentences: Float[np.ndarray, " sentence"] | None = None
+    spans: Sequence[tuple[int, int]] | None = None
 
     def of(self, kind: Kind) -> float:
         """The confidence of the trace by one rule: mean, bottom, lowest or tail."""
@@ -73,7 +75,7 @@ def trace_confidence(
     """
     rule = definition or Definition()
     every = _rounded(np.asarray(tokens, dtype=float), rule)
-    x = measured(every)
+    x, kept = measured(every), np.append(0, np.cumsum(~np.isnan(every)))
     groups = _rounded(group_confidence(x, window=rule.window), rule)
     if not len(groups) and len(x) and rule.short == "mean":
         groups = np.array([x.mean()])
@@ -86,6 +88,7 @@ def trace_confidence(
         tail=_mean(x[-_tail(rule, len(x)) :]),
         window=rule.window,
         sentences=None if spans is None else np.array([_mean(measured(every[a:b])) for a, b in spans], dtype=float),
+        spans=None if spans is None else [(int(kept[a]), int(kept[b])) for a, b in spans],
     )
 
 

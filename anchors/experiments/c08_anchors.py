@@ -291,7 +291,8 @@ def judge(evidence: Evidence) -> Verdict:
 
 def draw(result: Result, ax: Axes | None = None) -> Axes:
     """Mean importance of every category with its interval, exact truth as a tick."""
-    from anchors.plotting.style import INK, SHORT, axes_of, colour, words
+    from anchors.plotting.palette import SHORT
+    from anchors.plotting.style import INK, axes_of, colour, words
 
     rows = sorted(result.evidence.tables["categories"], key=lambda row: row["importance"])
     ax = axes_of(ax, height=2.2)

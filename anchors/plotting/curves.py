@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from anchors.plotting.palette import LIGHT
 from anchors.plotting.style import (
     ANSWERS,
     INK,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 THIN = "#c3c6c9"
 AREAS = {"raw": "0 no trace, 1 whole trace", "deletion": "0 lost at the end, 1 lost at once"}
 CEILING = "reader_anchors"
-BASELINES = {CEILING: INK, "random": OPPOSES, "last": "#009e73", "length": "#7a5fc0"}
+BASELINES = {CEILING: INK, "random": OPPOSES, "last": LIGHT["a2"], "length": LIGHT["a5"]}
 FEW = len(ANSWERS) - 1
 
 
@@ -90,7 +91,7 @@ def _hues(curves: Sequence[Curve]) -> dict[str, str]:
     hues = {"anchors": SUPPORTS, **BASELINES}
     defined = [c for c in curves if not np.isnan(c.area) and c.compressor not in hues]
     if defined:
-        hues[max(defined, key=lambda c: c.area).compressor] = "#c4669b"
+        hues[max(defined, key=lambda c: c.area).compressor] = LIGHT["a3"]
     return {name: hue for name, hue in hues.items() if name in names}
 
 

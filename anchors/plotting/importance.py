@@ -1,4 +1,4 @@
-"""Figures of one trace or of scores over traces: profile, categories, answers, confidence."""
+"""Figures of one trace or of scores over traces: profile, categories, answers."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ import numpy as np
 from jaxtyping import Float
 
 from anchors.answers import NO_ANSWER, answer_classes
+from anchors.plotting.palette import SHORT
 from anchors.plotting.style import (
     ANSWERS,
     FLOOR,
     INK,
     NONE,
-    OPPOSES,
     OTHER,
     QUIET,
-    SHORT,
-    SUPPORTS,
     axes_of,
     colour,
     legend_below,
@@ -134,22 +132,6 @@ def _shares(rollouts: Rollouts) -> tuple[list[int], Float[np.ndarray, "answer bo
         for answer in row:
             shares[place.get(named[answer], len(shown)), column] += 1 / len(row)
     return list(found), shares, [*(plain(a, 18) for a in shown), "other", "no answer"]
-
-
-def confidence_trace(scores: Scores, ax: Axes | None = None) -> Axes:
-    """A confidence score along the trace, with its interval as a band and its three lowest sentences marked."""
-    ax = axes_of(ax, height=1.6)
-    x = np.arange(len(scores))
-    ax.plot(x, scores.values, color=SUPPORTS, lw=1, marker="o", ms=1.8, zorder=3)
-    if np.nanmax(scores.high - scores.low, initial=0) > 0:
-        ax.fill_between(x, scores.low, scores.high, color=SUPPORTS, alpha=0.2, linewidth=0, zorder=2)
-    lowest = [i for i in np.argsort(scores.values)[:3] if scores.measured[i]]
-    ax.scatter(
-        lowest, scores.values[lowest], marker="v", s=18, color=OPPOSES, linewidths=0, zorder=4, label="three lowest"
-    )
-    words(ax, x="sentence", y=quantity(scores))
-    legend_below(ax)
-    return ax
 
 
 def _whiskers(ax: Axes, scores: Scores, x: np.ndarray) -> None:

@@ -1,7 +1,7 @@
 """How figures look: sizes, colours, and what every figure does to its Axes.
 
 1. Figures are sized for one column (3.3 in) and set in 7 pt; everything but matrix cells stays vector.
-2. Blue supports the outcome, orange works against it; categories and answers use the Okabe-Ito hues.
+2. Blue supports the outcome, orange works against it; every colour is one of `palette`, which the report reads too.
 3. matplotlib is imported on use, and its global state (rcParams, current figure) is never touched.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from anchors.plotting.palette import CATEGORIES, LIGHT
 from anchors.scores import Scores
 
 if TYPE_CHECKING:
@@ -17,29 +18,9 @@ if TYPE_CHECKING:
 
 COLUMN = 3.3  # inches
 OWN = "anchors"  # marks figures made here, whose height may follow their legend
-SUPPORTS, OPPOSES, INK, QUIET, FLOOR = "#1f77be", "#de7814", "#1b1c1e", "#7a7e84", "#b0307a"
-ANSWERS = ("#1f77be", "#d55e00", "#009e73", "#c4669b", "#a68a00", "#7a5fc0")
-OTHER, NONE = "#8a8d91", "#d4d6d8"
-CATEGORIES = {
-    "problem_setup": "#8a7a5c",
-    "plan_generation": "#0c7fc4",
-    "fact_retrieval": "#009e73",
-    "active_computation": "#5f7f99",
-    "result_consolidation": "#8a63d2",
-    "uncertainty_management": "#d9640f",
-    "final_answer_emission": "#c4669b",
-    "self_checking": "#a08400",
-}
-SHORT = {
-    "problem_setup": "setup",
-    "plan_generation": "plan",
-    "fact_retrieval": "fact",
-    "active_computation": "compute",
-    "result_consolidation": "result",
-    "uncertainty_management": "uncertain",
-    "final_answer_emission": "answer",
-    "self_checking": "check",
-}
+SUPPORTS, OPPOSES, INK, QUIET, FLOOR = (LIGHT[name] for name in ("pos", "neg", "fg", "dim", "floor"))
+ANSWERS = tuple(LIGHT[f"a{k}"] for k in range(6))
+OTHER, NONE = LIGHT["a6"], LIGHT["a7"]
 
 
 def axes_of(ax: Axes | None, *, height: float) -> Axes:

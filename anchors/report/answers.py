@@ -24,7 +24,7 @@ from anchors.similarity import Similarity, default_similarity, lexical
 
 SHOWN_ANSWERS = 5
 NO_ANSWER_LABEL, OTHER_LABEL = "no answer", "other"
-ALTERNATIVES = 1000  # alternatives in one report: keeps a 150-sentence page under 1 MB
+ALTERNATIVES = 800  # alternatives in one report: keeps a 150-sentence page under 1 MB
 GROUPS = 8  # meanings of one sentence; the rest is one group
 SENTENCE_CHARACTERS = 150  # of an alternative
 SEARCHED_CHARACTERS = 2000  # of a rollout, for its first sentence
@@ -114,7 +114,8 @@ def group_by_meaning(
         members = _same(leader, left, similarity)
         if members:
             groups.append((SAME if leader is sentence else OTHER, members))
-        left = [text for text in left if text not in set(members)]
+        gone = set(members)
+        left = [text for text in left if text not in gone]
         leader = left[0] if left else None
     order = sorted(groups, key=lambda group: (group[0], -sum(texts[t].total() for t in group[1])))
     return [*order, (REST, left)] if left else order

@@ -25,17 +25,18 @@ LISTED = 30  # sentences named one by one
 
 
 class Anchors(NamedTuple):
-    """The marked sentences of one method, and whether a false-discovery rule chose them."""
+    """The marked sentences of one method, as a set too, and whether a false-discovery rule chose them."""
 
     sentences: list[int]
+    places: frozenset[int]
     tested: bool
 
 
 def marked(scores: Scores) -> Anchors:
     """`scores.anchors()` where the method has p-values, else its top three."""
-    if np.isnan(scores.p).all():
-        return Anchors(scores.top(3), tested=False)
-    return Anchors(scores.anchors(fdr=FDR), tested=True)
+    tested = not np.isnan(scores.p).all()
+    found = scores.anchors(fdr=FDR) if tested else scores.top(3)
+    return Anchors(found, frozenset(found), tested)
 
 
 def labels(scores: Sequence[Scores]) -> list[str]:
@@ -87,8 +88,8 @@ def clip(text: str | None, length: int) -> str:
     return words if len(words) <= length else words[: length - 1] + "…"
 
 
-def agreement_table(scores: Sequence[Scores]) -> list[list[tuple[str, str]]]:
-    """For every pair of methods, Spearman's correlation and the one with position held constant, as text."""
+def agreement_table(scores: Sequence[Scores]) -> list[list[tuple[tuple[str, str], tuple[str, str]]]]:
+    """For every pair of methods, Spearman's correlation and the one with position held constant, with their intervals."""
     if len(scores) < 2:
         return []
     table = agreement(scores)
@@ -108,10 +109,11 @@ def _cell(table: Agreement, i: int, j: int, prefix: str) -> tuple[float, float, 
     )
 
 
-def _correlation(value: float, low: float, high: float, n: int) -> str:
+def _correlation(value: float, low: float, high: float, n: int) -> tuple[str, str]:
+    """A correlation, and its interval with n."""
     if math.isnan(value):
-        return f"not defined (n = {n})"
-    return f"{value:+.2f} [{low:+.2f}, {high:+.2f}], n = {n}".replace("-", "−")
+        return "not defined", f"n = {n}"
+    return f"{value:+.2f}".replace("-", "−"), f"[{low:+.2f}, {high:+.2f}] n = {n}".replace("-", "−")
 
 
 def provenance(scores: Scores) -> list[tuple[str, str]]:
@@ -124,7 +126,7 @@ def provenance(scores: Scores) -> list[tuple[str, str]]:
     )
     tested = int((~np.isnan(scores.p)).sum())
     facts = {
-        "unit": scores.unit or "none stated",
+        "unit": clean(scores.unit) or "none stated",
         "measured": f"{int(scores.measured.sum())} of {len(scores)} sentences",
         "n": n,
         "tested": f"{tested} sentences, Benjamini-Hochberg at {FDR:.0%}" if tested else "no p-values",

@@ -19,12 +19,31 @@ from anchors.scores import Scores
 
 HUGE = 1e300
 
+ISOLATE_END = "\u2069"
+_ISOLATES = re.compile("([\u2066-\u2069])")
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 
 
 def clean(text: str) -> str:
-    """Text with control characters and lone surrogates as U+FFFD, so that it can be written and read as UTF-8 HTML."""
-    return _UNPRINTABLE.sub("\ufffd", text.replace("\r\n", "\n").replace("\r", "\n"))
+    """Text with control characters and lone surrogates as U+FFFD, so that it can be written and read as UTF-8 HTML.
+
+    Its direction marks are closed, so that no text can reorder what stands around it: an isolate left open would take the
+    end of the element's own, and an end without a beginning would close it early.
+    """
+    return _closed(_UNPRINTABLE.sub("\ufffd", text.replace("\r\n", "\n").replace("\r", "\n")))
+
+
+def _closed(text: str) -> str:
+    """Text whose bidirectional isolates are balanced; an end that closes nothing becomes U+FFFD."""
+    depth, parts = 0, _ISOLATES.split(text)
+    for k in range(1, len(parts), 2):
+        if parts[k] != ISOLATE_END:
+            depth += 1
+        elif depth:
+            depth -= 1
+        else:
+            parts[k] = "\ufffd"
+    return "".join(parts) + ISOLATE_END * depth
 
 
 def number(value: float, *, signed: bool = False) -> str:

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from anchors.answers import NO_ANSWER, same_answer
-from anchors.plotting import SHORT
-from anchors.report import content, drawing, graph, heads, matrices
+from anchors.plotting.palette import SHORT, style_sheet
+from anchors.report import content, drawing, graph, heads, matrices, tokens
 from anchors.report.answers import Answers, similarity_of
 from anchors.report.grid import forest, heat_map
 from anchors.report.transfers import section
@@ -29,8 +29,8 @@ from anchors.similarity import Similarity
 from anchors.trace import Trace
 from anchors.transfer import Transfer, TransferMatrix
 
-STYLES = ("palette", "page", "strips", "text", "panel", "figures", "transfer", "narrow", "print")
-SCRIPTS = ("words", "state", "strips", "threshold", "panel", "matrices", "heads", "arcs", "pointer", "start")
+STYLES = ("page", "strips", "text", "panel", "figures", "transfer", "narrow", "print")
+SCRIPTS = ("words", "state", "strips", "threshold", "panel", "tokens", "matrices", "heads", "arcs", "pointer", "start")
 VERSIONS = ("anchors", "numpy", "scipy", "torch", "transformers", "transformer-lens")
 
 
@@ -75,7 +75,7 @@ def assets(styles: Sequence[str], scripts: Sequence[str]) -> dict[str, Any]:
     """Style, script and the script's hash; neither may hold text from outside."""
     from markupsafe import Markup
 
-    css = "".join(_read(f"css/{name}.css") for name in styles)
+    css = style_sheet() + "".join(_read(f"css/{name}.css") for name in styles)
     script = '"use strict";\n(() => {\n' + "".join(_read(f"js/{name}.js") for name in scripts) + "})();\n"
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
     return {"css": Markup(css), "script": Markup(script), "script_hash": digest}
@@ -108,6 +108,7 @@ def _context(
         "scores": [content.record(s, name) for s, name in zip(scores, names, strict=True)],
         "matrices": [_matrix(s, k) for k, s in enumerate(scores) if s.matrix is not None],
         "heads": None if peaked is None else heads.record(peaked),
+        "tokens": tokens.record(scores),
         "answers": None if answers is None else _counted(answers),
         "meanings": None if answers is None or measure is None else answers.alternatives(measure),
     }
@@ -180,6 +181,7 @@ def _method(scores: Scores, name: str) -> dict[str, Any]:
         "anchors": content.marked(scores),
         "matrix": None if scores.matrix is None else matrices.shaded(scores.matrix),
         "bound": None if scores.matrix is None else matrices.matrix_bound(scores.matrix),
+        "signed": scores.matrix is not None and bool(np.nanmin(scores.matrix, initial=0.0) < 0),
         "arcs": [] if found is None else graph.arcs(found, len(scores)),
         "graph": "" if found is None else graph.in_words(found),
         "provenance": content.provenance(scores),

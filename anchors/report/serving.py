@@ -23,6 +23,7 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 
 from anchors.answers import NO_ANSWER
+from anchors.opening import connect_to_read
 from anchors.outcomes import judge
 from anchors.report import content, drawing
 from anchors.report.answers import Answers
@@ -34,7 +35,7 @@ from anchors.trace import Trace
 logger = logging.getLogger(__name__)
 
 HOME = "127.0.0.1"
-STYLES = ("palette", "page", "strips", "text", "live", "narrow")
+STYLES = ("page", "strips", "text", "live", "narrow")
 SCRIPTS = ("words", "live")
 
 
@@ -42,11 +43,10 @@ class ReadOnly(Store):
     """A run's store that cannot be written through, shared by the threads of one server under its lock."""
 
     def __init__(self, folder: Path) -> None:
-        path = folder / STORE
-        if not path.exists():
+        if not (folder / STORE).exists():
             raise ValueError(f"{folder} is not a run directory: it has no {STORE}; start anchors score first")
         self.folder = folder
-        self.db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5, check_same_thread=False)
+        self.db = connect_to_read(folder, check_same_thread=False)
 
 
 class Live:
@@ -157,7 +157,7 @@ class _Answering(BaseHTTPRequestHandler):
             self._send(HTTPStatus.NOT_FOUND, str(error.args[0]))
         except ValueError as error:
             self._send(HTTPStatus.BAD_REQUEST, str(error))
-        except sqlite3.OperationalError as error:
+        except (sqlite3.OperationalError, TimeoutError) as error:
             self._send(HTTPStatus.SERVICE_UNAVAILABLE, f"the run cannot be read now: {error}")
 
     do_HEAD = do_GET

@@ -11,7 +11,7 @@ class Graph {
     host.addEventListener("click", (event) => { const i = this.place(event); if (i !== null) { pick(i, { focus: false, scroll: false }); this.isolate(i); } });
     host.addEventListener("pointermove", (event) => this.hint(event));
     host.addEventListener("pointerleave", hush);
-    new ResizeObserver(() => { if (host.clientWidth && host.clientWidth !== this.width) this.layout(); }).observe(host);
+    new ResizeObserver(() => requestAnimationFrame(() => { if (host.clientWidth && host.clientWidth !== this.width) this.layout(); })).observe(host);
     this.open(0);
   }
 

@@ -106,6 +106,6 @@ function show() {
       el("span", { class: "go" }, step(-1, "Previous sentence", "←", 0), step(1, "Next sentence", "→", S - 1),
         el("button", { type: "button", class: "close", "aria-label": "Close", onclick: () => root.classList.remove("open") }, "×"))),
     el("div", { class: "quote", dir: "auto", tabindex: "0", role: "region", "aria-label": "Text of the sentence" }, node.querySelector(".w").textContent),
-    methodTable(i), ...[answerTable(i), meanings(i), ...matrices.map((matrix) => laterEffects(matrix, i))].filter(Boolean));
+    methodTable(i), ...[answerTable(i), meanings(i), ...matrices.flatMap((matrix) => [laterEffects(matrix, i), matrix.packed.score === data.tokens?.score ? tokenEffects(i) : null])].filter(Boolean));
   panel.scrollTop = 0;
 }
