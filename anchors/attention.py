@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from anchors.memory import memory_of
 from anchors.models.base import WhiteBox
 from anchors.scores import Scores, method
 from anchors.stats import mean_interval
@@ -89,10 +90,13 @@ def receiver_heads(
     `vertical` [layer, head, source], `pooled` [chosen head, target, source].
 
     Raises:
-        ValueError: the trace has no more than `proximity` sentences, top < 1, or a head that does not exist.
+        ValueError: the trace has no more than `proximity` sentences, it does not fit memory, top < 1, or a head that does
+            not exist.
     """
     if top < 1:
         raise ValueError(f"top is {top}; at least one receiver head is needed")
+    if (estimate := memory_of("attention", trace, model, top=top, heads=heads)) is not None:
+        estimate.check()
     shape = (model.layers, model.heads)
     if heads is None:
         kept, origin = min(top, max(1, shape[0] * shape[1] // 4)), "this trace"
@@ -104,7 +108,8 @@ def receiver_heads(
     else:
         chosen, origin = _known_heads(heads, shape), "the caller's"
         read = read_heads(trace, model, proximity, keep=chosen)
-    mean = np.mean([read.kept[pair] for pair in chosen], axis=0, dtype=float)
+    pooled = np.stack([read.kept.pop(pair) for pair in chosen])
+    mean = pooled.mean(0, dtype=float)
     low, high, n = _row_bootstrap(mean, proximity, resamples, seed)
     p, floor = _recency_null(mean, proximity, resamples, seed)
     return Scores.of(
@@ -121,7 +126,7 @@ def receiver_heads(
             "kurtosis": read.kurtosis,
             "heads": np.array(chosen),
             "vertical": read.vertical,
-            "pooled": np.stack([read.kept[pair] for pair in chosen]).astype(np.float32),
+            "pooled": pooled.astype(np.float32, copy=False),
         },
         details={
             "model": model.name,

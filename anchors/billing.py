@@ -5,6 +5,7 @@
 2. Rates: a draw of many rollouts takes start + a steps + c tokens, one step a token of the longest. Three draws of different
    shape give the three numbers: one token, the whole rollouts, and a batch as wide as the run's.
 3. Schedule: batches keep their width until nothing waits, then run empty; the steps of that are counted on the lengths found.
+4. Memory: traces, and a batch of rollouts as long as the longest drawn (`anchors.memory`), against what is free.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from anchors.memory import Estimate, resampling_memory
 from anchors.models.base import Job, Model, Sampling
 from anchors.rollouts import Rollout, Rollouts
 from anchors.trace import Trace
@@ -34,7 +36,8 @@ class Bill:
     """What a run will cost: `rollouts` still to draw, the tokens and seconds they should take, and their price.
 
     `limited` counts boundaries so close to the model's context that a rollout there may end at its limit. `at_most`: the
-    run may stop before it has drawn them all.
+    run may stop before it has drawn them all. `memory` is its peak in bytes where the model runs here, and `shortage` says
+    by what that is more than is free.
     """
 
     rollouts: int
@@ -44,18 +47,29 @@ class Bill:
     price: float | None = None
     limited: int = 0
     at_most: bool = False
+    memory: int | None = None
+    shortage: str | None = None
 
     def __str__(self) -> str:
         parts = [f"{self.rollouts:,} rollouts ({self.stored:,} more stored)", f"about {self.tokens:,} tokens"]
-        parts.append(f"about {_duration(self.seconds)}")
+        parts.append(f"about {duration(self.seconds)}")
         if self.price is not None:
             parts.append(f"about {self.price:.2f} at the given price")
         if self.limited:
             parts.append(f"{self.limited} boundaries leave less than max_new_tokens of context: rollouts may end there")
+        if self.memory is not None:
+            parts.append(f"about {self.memory / 2**20:,.0f} MB of memory")
+        if self.shortage is not None:
+            parts.append(f"WILL NOT FIT: {self.shortage}")
         return ("at most " if self.at_most else "") + ", ".join(parts)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds in words.
+
+    >>> duration(3.0), duration(600.0), duration(7200.0)
+    ('3.0 s', '10 min', '2.0 h')
+    """
     if seconds < 100:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
@@ -115,7 +129,9 @@ def calibrate(
         seconds /= getattr(model, "replicas", 1)
     tokens = round(lengths.sum())
     cost = None if price is None else tokens * price / 1e6
-    return Bill(len(left), stored + done, tokens, seconds, cost, limited)
+    need = _memory(runs, left, drawn, model, int(options.get("batch_size") or WIDE))
+    memory, shortage = (None, None) if need is None else (need.peak, need.shortage())
+    return Bill(len(left), stored + done, tokens, seconds, cost, limited, memory=memory, shortage=shortage)
 
 
 class _Draw:
@@ -180,6 +196,23 @@ def predicted_seconds(rates: Rates, lengths: Float[np.ndarray, " rollout"], trac
     for length in lengths:
         heapq.heapreplace(ends, ends[0] + length)
     return float(rates.start * traces + rates.step * max(ends) + rates.token * lengths.sum())
+
+
+def _memory(
+    runs: Sequence[Rollouts],
+    left: Sequence[tuple[Rollouts, tuple[int, int]]],
+    drawn: Sequence[tuple[Job, Rollout]],
+    model: Any,
+    width: int,
+) -> Estimate | None:
+    """What rollouts as long as the longest drawn take, `width` at a time."""
+    encode, longest = getattr(model, "encode", None), max(rollout.tokens for _, rollout in drawn)
+    if encode is None:
+        return None
+    traces = {run.trace.id: run.trace for run in runs}
+    tokens = [len(encode(trace.text).ids) for trace in traces.values()]
+    most = max(len(trace) for trace in traces.values())
+    return resampling_memory(model, tokens, most, rows=min(width, max(1, len(left))), longest=longest)
 
 
 def _limited(trace: Trace, model: Model, sampling: Sampling) -> int:

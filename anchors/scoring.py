@@ -17,6 +17,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from anchors.alternatives import seek_alternatives
+from anchors.memory import largest
 from anchors.models.base import CapabilityError, Model, Sampling
 from anchors.resampling import open_run, resample_traces
 from anchors.rollouts import Rollouts
@@ -82,6 +83,7 @@ def score_traces(
     """
     chosen = methods_named(methods)
     sampling = sampling or model.sampling
+    _warn_of_memory(chosen, traces, model)
     if any(METHODS[name].needs == "rollouts" for name in chosen):
         given = {"n": n, "seed": seed, "sampling": sampling, "stop": stop, "out": out, "price": price}
         runs = resample_traces(traces, model, progress=progress, **given, **options)
@@ -104,6 +106,13 @@ def score_traces(
                 bar.update()
             bar.clear()
             yield rollouts, [scores for scores in found if scores is not None]
+
+
+def _warn_of_memory(chosen: Sequence[str], traces: Sequence[Trace], model: Model) -> None:
+    """Say before rollouts are drawn which white-box method will be refused."""
+    for estimate in largest(traces, model, chosen):
+        if (short := estimate.shortage()) is not None:
+            logger.warning("%s", short)
 
 
 def _shown(name: str, progress: bool) -> dict[str, bool]:

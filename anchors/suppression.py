@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -25,7 +24,9 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from anchors.effect_matrix import Cells
 from anchors.forced import forced_answer
+from anchors.memory import suppression_memory
 from anchors.models.attention_pass import Block
 from anchors.models.base import CapabilityError, Tokens
 from anchors.models.divergence import comparison
@@ -47,8 +48,6 @@ ROWS = 32
 
 HELD = 1 << 21
 """Hidden-state numbers held for one sweep over the rows, or four times the trace's own if that is more."""
-
-LEVEL = 0.95
 
 
 class Base(NamedTuple):
@@ -86,6 +85,7 @@ def suppress(
     heads: Sequence[tuple[int, int]] | None = None,
     answer: str | None = None,
     answer_only: bool = False,
+    sources: Sequence[int] | None = None,
     compat: Literal["paper"] | None = None,
     resamples: int = 1000,
     seed: int = 0,
@@ -100,36 +100,35 @@ def suppress(
     allows, `token_effects` [kept, token], `token_sources`, `token_offsets` (`anchors.token_effects`). With
     `compat="paper"` the matrix holds the published log-KL with every row's mean subtracted, artefacts included
     (temperature 0.6, truncation, windows of positions). `answer_only=True` leaves out the matrix and what is made of it,
-    at the cost of little more than one suffix a sentence.
+    at the cost of little more than one suffix a sentence. `sources` blocks these sentences only: all else is NaN.
 
     Raises:
         CapabilityError: the model is a black box.
-        ValueError: the trace has no answer, it does not fit the context, a layer or head does not exist, `compat` is
-            unknown, or it is given with `answer_only`.
+        ValueError: the trace has no answer, it does not fit the context or memory, a layer or head does not exist, `compat` is
+            unknown, or it is given with `answer_only` or `sources`, or a source does not exist.
     """
-    if compat not in (None, "paper"):
-        raise ValueError(f"compat is {compat!r}; it must be None (exact) or 'paper'")
-    if compat and answer_only:
-        raise ValueError("compat='paper' asks for the published matrix, which answer_only=True leaves out; drop one")
+    chosen = _known_sources(trace, sources)
+    _check_compat(compat, answer_only, sources)
     if not hasattr(model, "prefill"):
         raise CapabilityError(f"{model.name} cannot block attention; suppression needs a local model")
     block = model.column_block((0, 0), layers=layers, heads=heads)
-    base = _base(trace, model, answer, block)
+    base = _base(trace, model, answer, block, answer_only)
     spans = _paper_spans(trace, model) if compat else token_spans(base.tokens.offsets, trace.spans).spans
     (plain,) = base.answer_logprobs(model, [0], [base.hidden])
     values = np.full(len(trace), np.nan)
-    cells = None if answer_only else Cells.of(spans, resamples, seed)
+    cells = None if answer_only else Cells.of(spans, resamples, seed, shift=0 if compat else 1)
     kept = None if answer_only or compat else TokenEffects(base.tokens.offsets[: spans[-1][1] if spans else 0])
-    for held in _groups(_blocked(model, base, spans, block, answer_only, progress), max(HELD, 4 * base.hidden.numel())):
+    blocked = _blocked(model, base, spans, chosen, block, answer_only, progress)
+    for held in _groups(blocked, max(HELD, 4 * base.hidden.numel())):
         indices, firsts, states = zip(*held, strict=True)
         values[list(indices)] = plain - np.array(base.answer_logprobs(model, firsts, states))
         if cells is not None:
             effects = _token_effects(model, base, held, spans[-1][1], compat)
-            cells.add(indices, effects, shift=0 if compat else 1)
+            cells.add(indices, effects)
             if kept is not None:
                 kept.add(indices, effects)
-    if cells is not None and compat:
-        cells = cells.centred()
+    if cells is not None:
+        cells = cells.finished(centred=compat == "paper")
     return Scores.of(
         trace,
         "suppression",
@@ -139,54 +138,27 @@ def suppress(
         extras={"answer_logprob": np.array(plain)}
         | ({} if cells is None else cells.extras())
         | ({} if kept is None else kept.extras()),
-        details=_details(model, layers, heads, compat, seed, answer_only),
+        details=_details(model, layers, heads, compat, seed, answer_only)
+        | ({} if sources is None else {"sources": f"{len(chosen)} of {len(trace)}"}),
     )
 
 
-@dataclass(frozen=True)
-class Cells:
-    """The matrix [target, source] and the bootstrap interval of every cell over the target's tokens.
+def _known_sources(trace: Trace, sources: Sequence[int] | None) -> list[int]:
+    """The sentences to block, ascending, each once."""
+    chosen = list(range(len(trace))) if sources is None else sorted({int(s) for s in sources})
+    unknown = [s for s in chosen if not 0 <= s < len(trace)]
+    if unknown:
+        raise ValueError(f"source {unknown[0]} does not exist; the trace has sentences 0 to {len(trace) - 1}")
+    return chosen
 
-    A target's resamples are drawn from (seed, target) and shared by all sources, so no number depends on which sources
-    were measured together.
-    """
 
-    spans: Sequence[tuple[int, int]]
-    resamples: int
-    seed: int
-    matrix: Float[np.ndarray, "target source"]
-    low: Float[np.ndarray, "target source"]
-    high: Float[np.ndarray, "target source"]
-
-    @classmethod
-    def of(cls, spans: Sequence[tuple[int, int]], resamples: int, seed: int) -> Cells:
-        return cls(spans, resamples, seed, *np.full((3, len(spans), len(spans)), np.nan))
-
-    def add(self, sources: Sequence[int], effects: Float[np.ndarray, "source row"], *, shift: int) -> None:
-        """Fill the columns of ascending `sources`; row t - `shift` is the effect on token t."""
-        for target, (a, b) in enumerate(self.spans):
-            before = [s for s in sources if s < target]
-            if a < b and before:
-                rows = effects[: len(before), a - shift : b - shift]
-                self.matrix[target, before] = rows.mean(1)
-                self.low[target, before], self.high[target, before] = self._intervals(rows, target)
-
-    def _intervals(self, rows: Float[np.ndarray, "source token"], target: int) -> Float[np.ndarray, "2 source"]:
-        size = rows.shape[1]
-        if size < 2:
-            return np.full((2, len(rows)), np.nan)
-        draws = np.random.default_rng((self.seed, target)).integers(size, size=(self.resamples, size))
-        picks = (draws + size * np.arange(self.resamples)[:, None]).ravel()
-        counts = np.bincount(picks, minlength=self.resamples * size).reshape(self.resamples, size)
-        return np.quantile(rows @ counts.T / size, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)
-
-    def centred(self) -> Cells:
-        """With every row's mean subtracted, as published."""
-        centre = _means(self.matrix, axis=1)[:, None]
-        return replace(self, matrix=self.matrix - centre, low=self.low - centre, high=self.high - centre)
-
-    def extras(self) -> dict[str, np.ndarray]:
-        return {"matrix_low": self.low, "matrix_high": self.high, "outgoing": _means(self.matrix, axis=0)}
+def _check_compat(compat: str | None, answer_only: bool, sources: Sequence[int] | None) -> None:
+    if compat not in (None, "paper"):
+        raise ValueError(f"compat is {compat!r}; it must be None (exact) or 'paper'")
+    if compat and answer_only:
+        raise ValueError("compat='paper' asks for the published matrix, which answer_only=True leaves out; drop one")
+    if compat and sources is not None:
+        raise ValueError("compat='paper' subtracts every row's mean, which needs all sources; drop sources or compat")
 
 
 def _paper_spans(trace: Trace, model: LensModel) -> list[tuple[int, int]]:
@@ -211,22 +183,30 @@ def _details(
     }
 
 
-def _base(trace: Trace, model: LensModel, answer: str | None, block: Block) -> Base:
+def _base(trace: Trace, model: LensModel, answer: str | None, block: Block, answer_only: bool) -> Base:
     text, start = forced_answer(trace, model, answer=answer)
     tokens = model.encode(text)
     model.check_length(len(tokens.ids), what="the trace with its forced answer")
     scored = answer_tokens(tokens.offsets, start)
     acting = (layer for layer in range(model.layers) if block.heads_in(layer, model.heads))
     first = next(acting, model.layers)
+    suppression_memory(model, len(tokens.ids), len(trace), first=first, answer_only=answer_only).check()
     return Base(tokens, prefill_to(model, tokens.ids, first), scored)
 
 
 def _blocked(
-    model: LensModel, base: Base, spans: Sequence[tuple[int, int]], block: Block, answer_only: bool, progress: bool
+    model: LensModel,
+    base: Base,
+    spans: Sequence[tuple[int, int]],
+    chosen: Sequence[int],
+    block: Block,
+    answer_only: bool,
+    progress: bool,
 ) -> Iterator[Source]:
-    """Every sentence that has tokens, blocked where `block` says: hidden states from its last token on, or the answer's."""
+    """Every chosen sentence that has tokens, blocked where `block` says: hidden states from its last token on, or the answer's."""
     everywhere = all(len(block.heads_in(layer, model.heads)) == model.heads for layer in range(model.layers))
-    sources = [(index, Cut(b - 1 if everywhere else a, a, b)) for index, (a, b) in enumerate(spans) if a < b]
+    ranges = [(index, *spans[index]) for index in chosen]
+    sources = [(index, Cut(b - 1 if everywhere else a, a, b)) for index, a, b in ranges if a < b]
     firsts = [base.answer[0] - 1 if answer_only else cut.end - 1 for _, cut in sources]
     suffixes = _suffixes(model, base, [cut for _, cut in sources], firsts, block)
     states = run_suffixes(model, base.plain.past, suffixes, late=base.plain.late)
@@ -281,10 +261,3 @@ def _token_effects(
                 hidden = source.hidden[first - source.first : end - source.first]
                 out[first:end] = rows.after(first - a).compare(hidden).cpu().numpy()
     return effects
-
-
-def _means(matrix: Float[np.ndarray, "target source"], *, axis: int) -> Float[np.ndarray, " sentence"]:
-    """Means over the measured cells, NaN where there is none."""
-    measured = ~np.isnan(matrix)
-    count = measured.sum(axis)
-    return np.where(count > 0, np.where(measured, matrix, 0.0).sum(axis) / np.maximum(count, 1), np.nan)

@@ -1,4 +1,4 @@
-"""How time and peak memory grow: fitted exponents of suppression and pooled attention against T, S and layers.
+"""How time and peak memory grow: fitted exponents of resampling, suppression and pooled attention against T, S, n and layers.
 
 1. One size is changed, the others stay; each point is the median of `--repeats` CPU times on one thread, and the growth
    of the peak resident size of a fresh process.
@@ -19,6 +19,8 @@ import speed_whitebox
 import torch
 from timing import machine
 
+from anchors.models.base import Sampling
+from anchors.resampling import resample
 from anchors.suppression import suppress
 
 
@@ -49,11 +51,12 @@ class Growth(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """One point: tokens, sources and layers."""
+    """One point: tokens, sources (boundaries less one, for resampling), layers, and rollouts a boundary."""
 
     tokens: int = 1000
     sources: int = 40
     layers: int = 4
+    n: int = 16
 
 
 def main() -> None:
@@ -116,10 +119,47 @@ def _growth(what: str, repeats: int, quick: bool) -> Iterator[Growth]:
             yield Growth(what, field, "MB", sizes, grown)
 
 
+WRITTEN = 32
+"""Tokens of a rollout: random weights hardly ever end one."""
+
+
+def _resampling(repeats: int, quick: bool) -> Iterator[Growth]:
+    """Rollouts of random weights share next to nothing, so their number is the number of rows computed."""
+    base = Setting(sources=10)
+    if quick:
+        curves = {"tokens": [base._replace(tokens=t, layers=2, n=2) for t in (150, 300)]}
+    else:
+        curves = {
+            "tokens": [base._replace(tokens=t) for t in (500, 1000, 2000, 4000)],
+            "sources": [base._replace(sources=s) for s in (5, 10, 20, 40)],
+            "n": [base._replace(n=n) for n in (4, 16, 64, 256)],
+            "layers": [base._replace(layers=layers) for layers in (2, 4, 8)],
+        }
+    for field, settings in curves.items():
+        sizes = [getattr(s, field) for s in settings]
+        yield Growth("resampling", field, "s", sizes, [_resampling_seconds(s, repeats) for s in settings])
+
+
+def _resampling_seconds(setting: Setting, repeats: int) -> float:
+    """Median CPU seconds of a sweep."""
+    vocabulary = len(speed_whitebox.build(layers=1).tokenizer)
+    model = speed_whitebox.build(layers=setting.layers, vocabulary=vocabulary)
+    sampling, found = Sampling(1.0, 1.0, WRITTEN), []
+    trace = speed_whitebox.grouped(model, setting.tokens, setting.sources)
+    resample(speed_whitebox.grouped(model, 100, 2), model, n=2, sampling=sampling, progress=False)
+    for seed in range(repeats):
+        model.kept_trunks = None  # so that every repetition runs the trace
+        started = time.process_time()
+        resample(trace, model, n=setting.n, seed=seed, sampling=sampling, progress=False)
+        found.append(time.process_time() - started)
+    return float(np.median(found))
+
+
 MEMORY = {"suppression": "suppression", "attention": "attention"}
 """Measurements whose peak memory is taken, and their name in `speed_whitebox.WAYS`."""
 
 GROWTHS: dict[str, Callable[[int, bool], Iterator[Growth]]] = {
+    "resampling": _resampling,
     "suppression": lambda repeats, quick: _growth("suppression", repeats, quick),
     "answer only": lambda repeats, quick: _growth("answer only", repeats, quick),
     "attention": lambda repeats, quick: _growth("attention", repeats, quick),

@@ -145,6 +145,7 @@ def test_what_does_not_hold_at_any_time_is_refused(adaptive):
     assert resampling_importance(adaptive, compat="paper").details["reuse"] is False
 
 
+@pytest.mark.slow
 def test_the_anchors_that_matter_are_found_for_a_fraction_and_intervals_cover():
     found, large, inside, spent, whole = 0, 0, [], 0, 0
     drawn = [world_trace(WORLD, seed=200 + seed) for seed in range(40)]

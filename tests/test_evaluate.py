@@ -34,6 +34,7 @@ class Spoiled(WorldModel):
             yield job, Completion(text, completion.tokens, completion.finish)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["expression"])
 def test_sentences_off_the_program_count_as_off_it_and_as_wrong_steps(name):
     world = load_world(name)

@@ -104,8 +104,9 @@ def score(
 ) -> None:
     """Score every sentence of one or many traces."""
     from anchors.datasets import load_traces
+    from anchors.forecast import white_box_bill
     from anchors.resampling import plan_resampling
-    from anchors.scoring import score_traces
+    from anchors.scoring import methods_named, score_traces
 
     quiet_logging(quiet)
     found = load_traces(traces)
@@ -120,7 +121,9 @@ def score(
         options["sampling"] = _sampling(loaded.sampling, temperature, top_p, max_new_tokens)
         if dry_run:
             bill = plan_resampling(found, loaded, **options)
-            typer.echo(json.dumps(bill.__dict__) if json_output else str(bill))
+            rows = white_box_bill(found, loaded, methods_named(methods))
+            told = bill.__dict__ | {"white_box": {row.method: row.to_json() for row in rows}}
+            typer.echo(json.dumps(told) if json_output else "\n".join(map(str, [bill, *rows])))
             return
         for rollouts, scores in score_traces(found, loaded, methods=methods, progress=not quiet, **more, **options):
             if json_output:

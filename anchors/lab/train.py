@@ -48,7 +48,8 @@ STATE = {"recipe", "step", "seconds", "model", "optimisers"}
 class Recipe:
     """Everything that determines a trained model; `seed` fixes initial weights and data.
 
-    `knobs` are those of the world, `regime` is a name or mixture of `anchors.lab.regimes`, `tokenizer` "bpe" or "char".
+    `knobs` are those of the world; in the first `warm_steps` steps `warm_knobs` replace some of them. `regime` is a name or
+    mixture of `anchors.lab.regimes`, `tokenizer` "bpe" or "char".
     """
 
     world: str = "expression"
@@ -67,6 +68,8 @@ class Recipe:
     other_rate: float = 3e-3
     init: float = 0.06
     bfloat16: bool = True
+    warm_knobs: tuple[tuple[str, Any], ...] = ()
+    warm_steps: int = 0
 
 
 def build_tokenizer(world: World, kind: str = "bpe", *, texts: int = 4000) -> PreTrainedTokenizerFast:
@@ -132,6 +135,9 @@ def _pool(world: World, recipe: Recipe, index: int) -> list[list[Document]]:
 
 def batch(world: World, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, step: int) -> tuple[Tensor, Tensor]:
     """Token ids and labels [row, token] of one step, a function of (seed, step); -100 marks what the loss skips."""
+    warm = step - step % POOL < recipe.warm_steps
+    if warm:
+        world = load_world(recipe.world, **dict(recipe.knobs + recipe.warm_knobs))
     documents = _pool(world, recipe, step // POOL)[step % POOL]
     prompts = tokenizer([d.prompt for d in documents]).input_ids
     rests = tokenizer([d.completion for d in documents]).input_ids

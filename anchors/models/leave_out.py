@@ -2,8 +2,10 @@
 
 1. Softmax attention over a union of key sets is the mixture of its parts, in proportion to exp(log-sum-exp of scores).
 2. Ranges ascend. The attention to what lies before a range, of all later queries, grows by one piece a range.
-3. The attention to what lies after it is computed afresh for the last range of a group and grows backwards from there.
-So S ranges cost about two attentions and S mixtures instead of S attentions; nothing is subtracted, so nothing cancels.
+3. The attention to what lies after it grows backwards, from the last range. Where not all can be held, the ranges are
+   halved: the attention after the first half is kept aside, and each half grows its own.
+So S ranges cost about 2 + log2 S attentions at most, and S mixtures, instead of S attentions; what is held is bounded, but
+for one attention a halving. Nothing is subtracted, so nothing cancels.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from torch import Tensor
 from anchors.models.attention_pass import Call, repeat_heads
 
 HELD = 1 << 21
-"""Attention outputs held for one group of ranges, or four times those of the text if that is more."""
+"""Attention outputs of ranges held together, or four times those of the text if that is more."""
 
 
 class Cut(NamedTuple):
@@ -70,16 +72,15 @@ def attention_without(
     query = attention.call.query[0]
     nothing = torch.full_like(query[..., 0], -torch.inf, dtype=attention.precision)
     before, at = Part(torch.zeros_like(query), nothing), 0
-    for group in _groups(cuts, query):
-        ends = [cut.end for cut in group]
-        for cut, tail in zip(group, attention.from_ends(ends), strict=True):
-            if cut.start > at:
-                before.after(cut.start).take_in(attention(slice(cut.start, None), slice(at, cut.start)))
-                at = cut.start
-            out = before.out[:, cut.first :].clone()
-            rest = out[:, cut.end - cut.first :]
-            torch.lerp(rest, tail.out, _share(tail, before.after(cut.end)), out=rest)
-            yield out[None] if whole else _among(plain[:, :, cut.first :], heads, out)
+    limit = max(HELD, 4 * query.numel()) // (query.shape[0] * query.shape[2])
+    for cut, tail in zip(cuts, attention.tails([cut.end for cut in cuts], limit), strict=True):
+        if cut.start > at:
+            before.after(cut.start).take_in(attention(slice(cut.start, None), slice(at, cut.start)))
+            at = cut.start
+        out = before.out[:, cut.first :].clone()
+        rest = out[:, cut.end - cut.first :]
+        torch.lerp(rest, tail.out, _share(tail, before.after(cut.end)), out=rest)
+        yield out[None] if whole else _among(plain[:, :, cut.first :], heads, out)
 
 
 def _only(call: Call, heads: Sequence[int]) -> Call:
@@ -92,19 +93,6 @@ def _among(plain: Tensor, heads: Sequence[int], out: Tensor) -> Tensor:
     every = plain.clone()
     every[0, heads] = out
     return every
-
-
-def _groups(cuts: Sequence[Cut], query: Tensor) -> Iterator[list[Cut]]:
-    """Runs of cuts whose later tokens fill at most the numbers that may be held."""
-    limit = max(HELD, 4 * query.numel()) // (query.shape[0] * query.shape[2])
-    group: list[Cut] = []
-    for cut in cuts:
-        if group and sum(query.shape[1] - c.end for c in [*group, cut]) > limit:
-            yield group
-            group = []
-        group.append(cut)
-    if group:
-        yield group
 
 
 class _Attention:
@@ -128,13 +116,26 @@ class _Attention:
             return Part(nothing, nothing[..., 0].to(self.precision))
         return self(slice(start, end), slice(start, end), causal=True)
 
-    def from_ends(self, ends: Sequence[int]) -> list[Part]:
-        """For every ascending end, causal attention of the tokens from it on to each other."""
-        size = self.call.query.shape[2]
-        found = [self.among(ends[-1], size)]
+    def tails(self, ends: Sequence[int], limit: int) -> Iterator[Part]:
+        """For every ascending end, causal attention of the tokens from it on to each other; about `limit` tokens are held."""
+        if ends:
+            yield from self._tails(ends, self.among(ends[-1], self.call.query.shape[2]), limit)
+
+    def _tails(self, ends: Sequence[int], last: Part, limit: int) -> Iterator[Part]:
+        size, half = self.call.query.shape[2], len(ends) // 2
+        if not half or sum(size - end for end in ends) <= limit:
+            yield from self._grown(ends, last)
+            return
+        first = self._grown([ends[half - 1], ends[-1]], last)[0]
+        yield from self._tails(ends[:half], first, limit)
+        yield from self._tails(ends[half:], last, limit)
+
+    def _grown(self, ends: Sequence[int], last: Part) -> list[Part]:
+        """The attention from every end on, grown backwards from that of the last."""
+        found = [last]
         for end, later in reversed(list(itertools.pairwise(ends))):
             first = self.among(end, later)
-            if later < size:
+            if later < self.call.query.shape[2]:
                 tail = self(slice(later, None), slice(end, later))
                 tail.take_in(found[-1])
                 first = Part(torch.cat([first.out, tail.out], 1), torch.cat([first.norm, tail.norm], 1))

@@ -40,6 +40,7 @@ def draw(folder: Path | None, n: int = 6, **options) -> Rollouts:
 WHOLE = rows([draw(None)])
 
 
+@pytest.mark.slow
 def test_killed_runs_resume_to_the_same_rollouts(tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "KILLED_ROLLOUTS": "8", "PYTHONPATH": str(KILLED.parents[2])}
     command = [sys.executable, str(KILLED), str(tmp_path), "--kills", "3"]
