@@ -48,6 +48,7 @@ def test_rollouts_do_not_depend_on_batch_size_or_order(tiny, problem_trace):
     assert alone == {key: whole[key] for key in alone}
 
 
+@pytest.mark.slow
 def test_one_and_two_threads_agree(tiny, problem_trace):
     jobs, before = all_jobs(problem_trace, 2), torch.get_num_threads()
     try:
@@ -238,6 +239,7 @@ def test_blocked_rollouts_equal_the_plain_way(checkpoints, problem_trace):
         assert found[job.trace, job.position, job.sample].tokens == len(plainly(model, job, sampling))
 
 
+@pytest.mark.slow
 def test_every_distinct_sequence_is_computed_once(checkpoints, problem_trace):
     """Near-greedy rollouts coincide a lot: rows fed must number the distinct sequences off the trace, no more."""
     model, sampling, tally = load_model(checkpoints["llama"]), Sampling(0.05, 1.0, 6), Tally()
