@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from anchors.models.base import CapabilityError
+from anchors.models.parts import fused_part, share
 
 NAME = "anchors"
 QUERY_BLOCK = 512
@@ -203,20 +204,14 @@ def attend_view(call: Call, past: LayerCache | None, view: View) -> Float[Tensor
 def _merged(call: Call, past: LayerCache | None, lead: int) -> Tensor:
     """Two attentions, over the past and causally over the own tokens after the first `lead`, as one softmax.
 
-    With z the log-sum-exp of each one's scores, the past has the share exp(z1) / (exp(z1) + exp(z2)) = sigmoid(z1 - z2).
+    The first `lead` queries see the past alone, and nothing where there is none.
     """
-    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    query = call.query
-    if past is None:
-        out, past_norm = torch.zeros_like(query), None
-    else:
-        out, past_norm = flash(query, *past, scale=call.scaling)
-    if lead < query.shape[2]:
-        own, own_norm = flash(*(t[:, :, lead:] for t in call[1:4]), is_causal=True, scale=call.scaling)
-        if past_norm is not None:
-            share = torch.sigmoid(past_norm[:, :, lead:] - own_norm)[..., None].to(own.dtype)
-            own = torch.lerp(own, out[:, :, lead:], share)
-        out[:, :, lead:] = own
+    before = None if past is None else fused_part(call.query, *past, scale=call.scaling)
+    out = torch.zeros_like(call.query) if before is None else before.out
+    if lead < call.query.shape[2]:
+        own = fused_part(*(t[:, :, lead:] for t in call[1:4]), scale=call.scaling, causal=True)
+        both = own.out if before is None else torch.lerp(own.out, out[:, :, lead:], share(before.after(lead), own))
+        out[:, :, lead:] = both
     return out
 
 

@@ -1,6 +1,6 @@
 """One layer's attention without each of many key ranges in turn, where queries, keys and values are the plain forward's.
 
-1. Softmax attention over a union of key sets is the mixture of its parts, in proportion to exp(log-sum-exp of scores).
+1. Attention over a union of key sets is the mixture of its parts (`parts`).
 2. Ranges ascend. The attention to what lies before a range, of all later queries, grows by one piece a range.
 3. The attention to what lies after it grows backwards, from the last range. Where not all can be held, the ranges are
    halved: the attention after the first half is kept aside, and each half grows its own.
@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anchors.models.attention_pass import Call, repeat_heads
+from anchors.models.parts import Part, fused_part, share
 
 HELD = 1 << 21
 """Attention outputs of ranges held together, or four times those of the text if that is more."""
@@ -30,26 +31,6 @@ class Cut(NamedTuple):
     first: int
     start: int
     end: int
-
-
-class Part(NamedTuple):
-    """Attention over some of the keys, and the log-sum-exp of their scores."""
-
-    out: Float[Tensor, "head token width"]
-    norm: Float[Tensor, "head token"]
-
-    def after(self, token: int) -> Part:
-        return Part(self.out[:, token:], self.norm[:, token:])
-
-    def take_in(self, other: Part) -> None:
-        """Add the keys of `other`, in place."""
-        torch.lerp(self.out, other.out, _share(other, self), out=self.out)
-        torch.logaddexp(self.norm, other.norm, out=self.norm)
-
-
-def _share(part: Part, other: Part) -> Float[Tensor, "head token 1"]:
-    """What `part` has of the mixture with `other`: exp(z) / (exp(z) + exp(z')) = sigmoid(z - z')."""
-    return torch.sigmoid(part.norm - other.norm)[..., None].to(part.out.dtype)
 
 
 def leaves_out(call: Call) -> bool:
@@ -79,7 +60,7 @@ def attention_without(
             at = cut.start
         out = before.out[:, cut.first :].clone()
         rest = out[:, cut.end - cut.first :]
-        torch.lerp(rest, tail.out, _share(tail, before.after(cut.end)), out=rest)
+        torch.lerp(rest, tail.out, share(tail, before.after(cut.end)), out=rest)
         yield out[None] if whole else _among(plain[:, :, cut.first :], heads, out)
 
 
@@ -103,11 +84,10 @@ class _Attention:
         self.precision = torch.promote_types(call.query.dtype, torch.float32)
 
     def __call__(self, queries: slice, keys: slice, *, causal: bool = False) -> Part:
-        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         call = self.call
         parts = call.query[:, :, queries], call.key[:, :, keys], call.value[:, :, keys]
-        out, norm = flash(*parts, is_causal=causal, scale=call.scaling)
-        return Part(out[0], norm[0])
+        part = fused_part(*parts, scale=call.scaling, causal=causal)
+        return Part(part.out[0], part.log_sum[0])
 
     def among(self, start: int, end: int) -> Part:
         """Causal attention of tokens [start, end) to each other."""
@@ -138,6 +118,6 @@ class _Attention:
             if later < self.call.query.shape[2]:
                 tail = self(slice(later, None), slice(end, later))
                 tail.take_in(found[-1])
-                first = Part(torch.cat([first.out, tail.out], 1), torch.cat([first.norm, tail.norm], 1))
+                first = Part(torch.cat([first.out, tail.out], 1), torch.cat([first.log_sum, tail.log_sum], 1))
             found.append(first)
         return found[::-1]

@@ -2,8 +2,7 @@
 
 1. A row sees the first `shared` tokens of its trunk and its own tokens, which lie in its slot of a preallocated buffer.
 2. The queries of all rows of one trunk meet its keys as one matrix product for every key-value head; a row's own keys meet
-   its query alone. Each part gives an output and the logarithm of its normaliser, and the two are merged exactly:
-   w = sigmoid(log z_trunk - log z_own), out = w out_trunk + (1 - w) out_own.
+   its query alone. The two are mixed exactly (`parts`).
 3. Masks are built once a token, not once a layer, and not at all where every row sees everything. Columns of a trunk
    that nobody may see are left out of it.
 """
@@ -20,17 +19,11 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from anchors.models.attention_pass import Call, LayerCache
+from anchors.models.parts import Part, fused_part
 
 ROWS, ROOM, CUT = 16, 32, 16
 HIDDEN = -1e30  # finite, so that a row with nothing to see in one part gets weight zero there and not NaN
 NOTHING = -80.0  # its exponential is lost beside 1 in double precision too; that of -1e30 takes twenty times as long
-
-
-class Part(NamedTuple):
-    """Attention over some of the keys: its output, and the logarithm of the sum of its exponentials."""
-
-    out: Float[Tensor, ...]
-    log_sum: Float[Tensor, ...]
 
 
 class Seen:
@@ -174,7 +167,7 @@ class RowPass:
         trunk_masks, own_mask = self.masks(call.window, query)
         part = self._over_own(call, query, own, own_mask)
         if any(segment.reach for segment in self.segments):
-            part = _merged(part, self._over_trunks(call, query, trunk_masks))
+            part = part.mixed_with(self._over_trunks(call, query, trunk_masks))
         return part.out.reshape(call.query.shape)
 
     def _over_trunks(self, call: Call, query: Tensor, masks: Sequence[Tensor | None]) -> Part:
@@ -204,7 +197,7 @@ class RowPass:
             keys, values = (t[self.long, :, far] for t in own)
             rest = None if mask is None else mask[self.long, None, None, far]
             found = _part(call, query[self.long], keys, values, rest)
-            found = _merged(Part(part.out[self.long], part.log_sum[self.long]), found)
+            found = Part(part.out[self.long], part.log_sum[self.long]).mixed_with(found)
             part.out[self.long], part.log_sum[self.long] = found
         return part
 
@@ -219,12 +212,12 @@ def _near(fed: Integer[np.ndarray, " row"], length: int) -> int:
 def _over_trunk(call: Call, rows: Tensor, segment: Segment, mask: Tensor | None) -> Part:
     keys, values = (t[:, : segment.reach] for t in segment.trunk.cache[call.layer])
     fused = call.softcap is None and rows.device.type == "cpu" and rows.dtype in (torch.float32, torch.float64)
-    return (_fused if fused else _part)(call, rows, keys, values, mask)
-
-
-def _merged(a: Part, b: Part) -> Part:
-    weight = torch.sigmoid(b.log_sum - a.log_sum)[..., None]
-    return Part(torch.lerp(a.out, b.out, weight.to(a.out.dtype)), torch.logaddexp(a.log_sum, b.log_sum))
+    if not fused:
+        return _part(call, rows, keys, values, mask)
+    part = fused_part(
+        rows[None], keys[None], values[None], scale=call.scaling, mask=None if mask is None else mask[None, None]
+    )
+    return Part(part.out[0], part.log_sum[0])
 
 
 def _part(call: Call, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Part:
@@ -239,11 +232,3 @@ def _part(call: Call, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor 
     total = powers.sum(-1, keepdim=True)
     out = torch.matmul(powers.to(values.dtype), values) / total.to(values.dtype)
     return Part(out, (top + total.log())[..., 0])
-
-
-def _fused(call: Call, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Part:
-    """The kernel under scaled_dot_product_attention, called by its name because only so it returns its normaliser."""
-    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    mask = None if mask is None else mask[None, None]
-    out, log_sum = kernel(query[None], keys[None], values[None], attn_mask=mask, scale=call.scaling)
-    return Part(out[0], log_sum[0])
