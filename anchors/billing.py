@@ -104,6 +104,7 @@ def calibrate(
     **options: Any,
 ) -> Bill:
     """Draw a few of the missing rollouts, spread over traces and boundaries, and extrapolate; `keep` stores them."""
+    width = int(options.get("batch_size") or WIDE)
     missing = [(run, pair) for run in runs for pair in run.missing(n)]
     stored = sum(run.cost().rollouts for run in runs)
     limited = sum(_limited(run.trace, model, sampling) for run in runs)
@@ -121,7 +122,6 @@ def calibrate(
     lengths = _expected(left, drawn)
     seconds = 0.0
     if left:
-        width = int(options.get("batch_size") or WIDE)
         wide = [job for run, pair in left[:: max(1, len(left) // min(width, WIDE))] for job in run.jobs([pair])]
         short = replace(sampling, max_new_tokens=min(WIDE_TOKENS, sampling.max_new_tokens))
         probes += [whole, draw(wide, short)[0]]
@@ -129,7 +129,7 @@ def calibrate(
         seconds /= getattr(model, "replicas", 1)
     tokens = round(lengths.sum())
     cost = None if price is None else tokens * price / 1e6
-    need = _memory(runs, left, drawn, model, int(options.get("batch_size") or WIDE))
+    need = _memory(runs, left, drawn, model, width)
     memory, shortage = (None, None) if need is None else (need.peak, need.shortage())
     return Bill(len(left), stored + done, tokens, seconds, cost, limited, memory=memory, shortage=shortage)
 

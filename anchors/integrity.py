@@ -15,11 +15,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-from zipfile import BadZipFile
-from zlib import error as ZlibError
 
 from anchors.migrations import SCHEMA, checksum, create, found_schema, settings_digest, stored_settings
-from anchors.opening import connect_as_is, connect_to_read
+from anchors.opening import connect_as_is, connect_to_read, require_run
 from anchors.sqlite import STORE
 from anchors.store import read_text
 from anchors.trace import Trace
@@ -61,8 +59,7 @@ def examine_run(run: str | Path) -> Examination:
         ValueError: it is no run directory.
     """
     folder = Path(run)
-    if not (folder / STORE).exists():
-        raise ValueError(f"{folder} is not a run directory: it has no {STORE}")
+    require_run(folder)
     findings, traces, rollouts = list(_left_behind(folder)), {}, 0
     again = f"Run anchors doctor {folder} --repair to keep all readable rollouts"
     try:
@@ -225,7 +222,7 @@ def _scores(folder: Path, traces: Mapping[int, Trace], settings: Mapping[str, An
     for path in sorted(folder.glob("scores/*/*.npz")):
         try:
             scores = Scores.load(path)
-        except (ValueError, OSError, KeyError, TypeError, EOFError, BadZipFile, ZlibError) as error:
+        except (ValueError, OSError) as error:
             yield Finding(f"{path} cannot be read: {error}", "Delete it; the same command makes it again")
             continue
         wrong = _differences(scores, settings)

@@ -31,6 +31,10 @@ REMEDIES: Final = {
 }
 
 
+WHITE_BOX: Final = ("suppression", "attention", "confidence")
+"""Methods whose memory is known from the trace alone."""
+
+
 class Shape(NamedTuple):
     """Sizes of a model: `query` and `key` are numbers a token over all heads, `size` bytes of one of its numbers."""
 
@@ -154,7 +158,7 @@ def memory_of(method: str, trace: Trace, model: Any, **options: Any) -> Estimate
 
     `options` are those of the method that change its memory: `answer_only`, `layers`, `top`, `heads`.
     """
-    if not hasattr(model, "module"):
+    if method not in WHITE_BOX or not hasattr(model, "module"):
         return None
     text = trace.text
     if method == "suppression":
@@ -170,9 +174,7 @@ def memory_of(method: str, trace: Trace, model: Any, **options: Any) -> Estimate
         given, most = options.get("heads"), max(1, model.layers * model.heads // 4)
         kept = min(options.get("top", 20), most) if given is None else len(given)
         return attention_memory(model, tokens, len(trace), kept=kept)
-    if method == "confidence":
-        return confidence_memory(model, tokens, len(trace))
-    return None
+    return confidence_memory(model, tokens, len(trace))
 
 
 def largest(traces: Sequence[Trace], model: Any, methods: Sequence[str]) -> list[Estimate]:

@@ -47,6 +47,12 @@ def connect(folder: Path | None) -> sqlite3.Connection:
         return db
 
 
+def require_run(folder: Path) -> None:
+    """ValueError where a folder is no run directory."""
+    if not (folder / STORE).exists():
+        raise ValueError(f"{folder} is not a run directory: it has no {STORE}")
+
+
 def _path(folder: Path) -> Path:
     """The file of a run directory, which is made where there is none."""
     path = folder / STORE

@@ -7,13 +7,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from anchors.answers import NO_ANSWER, extract_answer
 from anchors.models.base import Completion, Job
+from anchors.opening import require_run
 from anchors.sqlite import STORE
 from anchors.store import STOP, Store, read_text, stored_text
 from anchors.trace import Trace
@@ -58,29 +59,32 @@ class Rollouts:
     @classmethod
     def from_texts(cls, trace: Trace, texts: Sequence[Sequence[str]]) -> Rollouts:
         """Rollouts you already have: `texts[k]` are continuations of boundary k."""
-        store = Store(None, {})
-        store.claim([trace])
-        rollouts = cls(store, trace)
-        rollouts.add(
+        rows = (
             Rollout(position, sample, text, 0, "stop")
             for position, row in enumerate(texts)
             for sample, text in enumerate(row)
         )
+        return cls.in_memory(trace, rows, settings={})
+
+    @classmethod
+    def in_memory(
+        cls, trace: Trace, rows: Iterable[Rollout], *, settings: Mapping[str, Any], kind: str = "free"
+    ) -> Rollouts:
+        """Rollouts kept in memory, under the settings they were made with."""
+        store = Store(None, settings)
+        store.claim([trace])
+        rollouts = cls(store, trace, kind=kind)
+        rollouts.add(rows)
         return rollouts
 
     def held(self, rows: Iterable[Rollout]) -> Rollouts:
         """Rollouts of the same trace in memory, made under the same settings: a selection, or a regrouping."""
-        store = Store(None, self.store.settings)
-        store.claim([self.trace])
-        found = Rollouts(store, self.trace, kind=self.kind)
-        found.add(rows)
-        return found
+        return Rollouts.in_memory(self.trace, rows, settings=self.store.settings, kind=self.kind)
 
     @classmethod
     def open(cls, path: str | Path, *, kind: str = "free") -> list[Rollouts]:
         """All traces' rollouts of a run directory."""
-        if not (Path(path) / STORE).exists():
-            raise ValueError(f"{path} is not a run directory: it has no {STORE}")
+        require_run(Path(path))
         store = Store(path)
         return [cls(store, trace, kind=kind) for trace in store.traces()]
 

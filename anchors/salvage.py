@@ -23,16 +23,15 @@ from typing import Any, NamedTuple
 
 from anchors.integrity import RULES, know_boundaries, stored_trace, unaltered, well_typed
 from anchors.migrations import RESERVED, SCHEMA, checksum, create, seal
-from anchors.opening import connect_as_is
+from anchors.opening import connect_as_is, require_run
 from anchors.sqlite import DAMAGED, STORE, error_code, explanation
-from anchors.store import BATCH, read_text
+from anchors.store import BATCH, COLUMNS, INSERT, read_text
 from anchors.trace import Trace
 
 logger = logging.getLogger(__name__)
 
 _LOST = "restore a copy, or begin a new run: the same seed draws the same rollouts"
-_COLUMNS = "trace, kind, position, sample, tokens, finish, text"
-_INSERT = f"insert into rollouts ({_COLUMNS}, checksum) values (?, ?, ?, ?, ?, ?, ?, ?) on conflict do nothing"
+_FIRST_COLUMNS = COLUMNS.removesuffix(", checksum")  # those of schema 1
 
 
 class Repair(NamedTuple):
@@ -52,8 +51,7 @@ def repair_run(run: str | Path) -> Repair:
         TimeoutError: another process, or a store in this one, has the run open.
     """
     folder = Path(run)
-    if not (folder / STORE).exists():
-        raise ValueError(f"{folder} is not a run directory: it has no {STORE}")
+    require_run(folder)
     fresh = folder / f"{STORE}.fresh"
     fresh.unlink(missing_ok=True)
     try:
@@ -112,10 +110,10 @@ def _salvaged(old: sqlite3.Connection, new: sqlite3.Connection) -> tuple[dict[in
         rows = ((numbers.get(row[0], -1), *row[1:]) for row in _both_ends(old, left))
         rows = ((*row, checksum(*row)) for row in rows if _whole(row, left))
     else:
-        rows = _ranges(old, f"{_COLUMNS}, checksum", "rollouts", left)
+        rows = _ranges(old, COLUMNS, "rollouts", left)
         rows = (row for row in rows if _whole(row, left))
     while batch := list(islice(rows, BATCH)):
-        new.executemany(_INSERT, batch)
+        new.executemany(INSERT, batch)
     know_boundaries(new, traces)
     for what, rule in RULES.items():
         dropped = new.execute(f"delete from rollouts where {rule}").rowcount
@@ -214,7 +212,7 @@ def _both_ends(old: sqlite3.Connection, left: Counter[str]) -> Iterator[tuple]:
     for order in ("", " desc"):
         key = ", ".join(f"{name}{order}" for name in ("trace", "kind", "position", "sample"))
         try:
-            yield from old.execute(f"select {_COLUMNS} from rollouts order by {key}")
+            yield from old.execute(f"select {_FIRST_COLUMNS} from rollouts order by {key}")
             return
         except sqlite3.DatabaseError:
             left["stretches of unreadable rows"] = 1

@@ -27,8 +27,10 @@ STOP: Final = "stop"
 BATCH: Final = 5000
 """Rows read or written at a time where there may be millions."""
 
-_INSERT = (
-    "insert into rollouts (trace, kind, position, sample, tokens, finish, text, checksum) values (?, ?, ?, ?, ?, ?, ?, ?) "
+COLUMNS: Final = "trace, kind, position, sample, tokens, finish, text, checksum"
+"""Of a rollout; `trace` is its number."""
+INSERT: Final = (
+    f"insert into rollouts ({COLUMNS}) values (?, ?, ?, ?, ?, ?, ?, ?) "
     "on conflict (trace, kind, position, sample) do nothing"
 )
 
@@ -126,7 +128,7 @@ class Store:
         number = self._number(trace)
         found = [(number, *row[:-1], stored_text(row[-1])) for row in rows]
         with self.writing() as db:
-            db.executemany(_INSERT, [(*row, checksum(*row)) for row in found])
+            db.executemany(INSERT, [(*row, checksum(*row)) for row in found])
 
     def _number(self, trace: Trace) -> int:
         query, key = "select number from traces where id = ?", (stored_text(trace.id),)

@@ -31,7 +31,7 @@ from anchors.models.attention_pass import Block
 from anchors.models.base import CapabilityError, Tokens
 from anchors.models.divergence import comparison
 from anchors.models.leave_out import Cut, attention_without, leaves_out
-from anchors.models.suffixes import Prefill, Suffix, prefill_to, run_suffixes
+from anchors.models.suffixes import Prefill, Suffix, packed, prefill_to, run_suffixes
 from anchors.models.tokens import answer_tokens, token_spans
 from anchors.scores import Scores, method
 from anchors.token_effects import TokenEffects
@@ -119,7 +119,8 @@ def suppress(
     cells = None if answer_only else Cells.of(spans, resamples, seed, shift=0 if compat else 1)
     kept = None if answer_only or compat else TokenEffects(base.tokens.offsets[: spans[-1][1] if spans else 0])
     blocked = _blocked(model, base, spans, chosen, block, answer_only, progress)
-    for held in _groups(blocked, max(HELD, 4 * base.hidden.numel())):
+    limit = max(HELD, 4 * base.hidden.numel())
+    for held in packed(blocked, lambda source: source.hidden.numel(), limit):
         indices, firsts, states = zip(*held, strict=True)
         values[list(indices)] = plain - np.array(base.answer_logprobs(model, firsts, states))
         if cells is not None:
@@ -230,18 +231,6 @@ def _suffixes(
         # Its last token predicts the next sentence; the others matter only where something still sees them.
         positions = np.arange(cut.first, len(ids))
         yield Suffix(ids[positions], positions, cut.start, positions < cut.end, block, entry, len(ids) - first)
-
-
-def _groups(sources: Iterator[Source], limit: int) -> Iterator[list[Source]]:
-    """Runs of sources with at most `limit` numbers of hidden states; a larger one is alone."""
-    held: list[Source] = []
-    for source in sources:
-        if held and sum(s.hidden.numel() for s in held) + source.hidden.numel() > limit:
-            yield held
-            held = []
-        held.append(source)
-    if held:
-        yield held
 
 
 @torch.inference_mode()

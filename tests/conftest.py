@@ -84,3 +84,22 @@ def problem_trace():
     answer = WORLD.answer(written.end)
     text = written.reasoning + WORLD.ending(answer)
     return Trace.from_text(WORLD.prompt(problem), text, target=WORLD.gold(problem), id="world-3")
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Call `anchors ...` in this process and return (exit code, stdout, stderr)."""
+
+    def call(*words) -> tuple[int, str, str]:
+        from anchors import cli
+
+        monkeypatch.setattr("sys.argv", ["anchors", *map(str, words)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anchors import cli
 from anchors.commands.transfer import _writer
 from anchors.datasets import load_traces
 from anchors.extras import MissingExtra
@@ -18,23 +17,6 @@ from anchors.rollouts import Rollouts, Store
 from anchors.scores import Scores
 from anchors.scoring import score_traces
 from anchors.trace import Trace
-
-
-@pytest.fixture
-def run(capsys, monkeypatch):
-    """Call `anchors ...` in this process and return (exit code, stdout, stderr)."""
-
-    def call(*words) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["anchors", *map(str, words)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture

@@ -112,7 +112,7 @@ def test_a_module_that_differs_or_was_touched_is_run_itself(checkpoints, caplog,
     mlp.forward = lambda x: 0 * x
     assert isinstance(lean.lean_forward(model), lean.ModuleForward)
     del mlp.forward
-    monkeypatch.setattr(lean, "_rotate", lambda x, cos, sin: x)
+    monkeypatch.setattr(lean, "rotate", lambda x, cos, sin: x)
     lean._verdicts.pop(model)
     with caplog.at_level(logging.WARNING):
         assert isinstance(lean.lean_forward(model), lean.ModuleForward)

@@ -40,16 +40,6 @@ def test_every_command_has_json_and_quiet(name, command):
     assert {"--json", "--quiet"} <= options
 
 
-def called(capsys, monkeypatch, *words) -> tuple[int, str, str]:
-    monkeypatch.setattr("sys.argv", ["anchors", *map(str, words)])
-    try:
-        cli.main()
-        code = 0
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    return code, *capsys.readouterr()
-
-
 def strict(text: str) -> Any:
     """JSON as the standard has it: no NaN, no Infinity."""
 
@@ -59,22 +49,22 @@ def strict(text: str) -> Any:
     return json.loads(text, parse_constant=refuse)
 
 
-def test_the_lab_and_check_answer_in_json(capsys, monkeypatch, checkpoints):
-    code, out, _ = called(capsys, monkeypatch, "lab", "list", "--json")
+def test_the_lab_and_check_answer_in_json(run, checkpoints):
+    code, out, _ = run("lab", "list", "--json")
     assert code == 0 and set(strict(out)["models"]) == {f"lab/{name}" for name in lab_models()}
-    names = called(capsys, monkeypatch, "lab", "list", "-q")[1].splitlines()
+    names = run("lab", "list", "-q")[1].splitlines()
     assert "lab/reasoner" in names and "world maze" in names
-    assert "FACTS" in strict(called(capsys, monkeypatch, "lab", "show", "recall", "--json")[1])["program"].upper()
-    code, out, _ = called(capsys, monkeypatch, "check", checkpoints["gpt2"], "--json")
+    assert "FACTS" in strict(run("lab", "show", "recall", "--json")[1])["program"].upper()
+    code, out, _ = run("check", checkpoints["gpt2"], "--json")
     found = strict(out)
     assert code == 0 and found["passed"] and all(set(c) == {"name", "passed", "found"} for c in found["checks"])
-    assert called(capsys, monkeypatch, "check", checkpoints["gpt2"], "--quiet") == (0, "", "")
+    assert run("check", checkpoints["gpt2"], "--quiet") == (0, "", "")
 
 
-def test_write_score_and_report_answer_in_json(capsys, monkeypatch, tmp_path):
-    traces, run = tmp_path / "t.jsonl", tmp_path / "run"
+def test_write_score_and_report_answer_in_json(run, tmp_path):
+    traces, folder = tmp_path / "t.jsonl", tmp_path / "run"
     words = ("write", "Find 3 + 4 * 2 modulo 10.", "--model", "lab/reasoner", "-o", traces, "--json", "-q")
-    code, out, _ = called(capsys, monkeypatch, *words)
+    code, out, _ = run(*words)
     assert code == 0 and set(strict(out)) == {"trace", "sentences", "answer", "target"}
     words = (
         "score",
@@ -82,16 +72,16 @@ def test_write_score_and_report_answer_in_json(capsys, monkeypatch, tmp_path):
         "--model",
         "lab/reasoner",
         "--out",
-        run,
+        folder,
         "--methods",
         "attention,confidence",
         "--json",
         "-q",
     )
-    code, out, err = called(capsys, monkeypatch, *words)
+    code, out, err = run(*words)
     methods = [scores["method"] for scores in strict(out)["scores"]]
     assert code == 0 and methods == ["attention", "confidence"] and "run directory" in err
-    code, out, _ = called(capsys, monkeypatch, "report", run, "-o", tmp_path / "r.html", "--json")
+    code, out, _ = run("report", folder, "-o", tmp_path / "r.html", "--json")
     assert code == 0 and strict(out)["bytes"] == (tmp_path / "r.html").stat().st_size
 
 

@@ -69,12 +69,7 @@ def merge(
 
     quiet_logging(quiet)
     found = merge_runs(runs, out=out)
-    if json_output:
-        typer.echo(json.dumps(found._asdict() | {"path": str(found.path)}))
-    else:
-        typer.echo(
-            f"{found.path}: {found.rollouts:,} rollouts of {found.traces} traces; {found.duplicates:,} were in more than one run"
-        )
+    _say(found, f"; {found.duplicates:,} were in more than one run", json_output=json_output)
 
 
 def export(
@@ -87,7 +82,7 @@ def export(
     from anchors.exchange import export_run
 
     quiet_logging(quiet)
-    _exchanged(export_run(run, out), json_output=json_output)
+    _say(export_run(run, out), json_output=json_output)
 
 
 def import_(
@@ -100,11 +95,12 @@ def import_(
     from anchors.exchange import import_run
 
     quiet_logging(quiet)
-    _exchanged(import_run(file, out=out), json_output=json_output)
+    _say(import_run(file, out=out), json_output=json_output)
 
 
-def _exchanged(found: Any, *, json_output: bool) -> None:
+def _say(found: Any, more: str = "", *, json_output: bool) -> None:
+    """What was written, and where."""
     if json_output:
         typer.echo(json.dumps(found._asdict() | {"path": str(found.path)}))
     else:
-        typer.echo(f"{found.path}: {found.rollouts:,} rollouts of {found.traces} traces")
+        typer.echo(f"{found.path}: {found.rollouts:,} rollouts of {found.traces} traces{more}")

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -64,12 +65,12 @@ class Linear(NamedTuple):
         """KL = log E_p exp(d), d = W (h' - h) less its mean under p."""
         moved = hidden - self.hidden
         change = torch.addmm(-(moved * self.mean).sum(-1, keepdim=True), moved, self.weight.T)
-        kl = torch.log1p(torch.linalg.vecdot(self.p, change.expm1_())).double()
-        far = ~torch.isfinite(kl)
-        if bool(far.any()):
-            p, q = (torch.log_softmax(x[far].double() @ self.weight.T.double(), -1) for x in (self.hidden, hidden))
-            kl[far] = (p.exp() * (p - q)).sum(-1)
-        return kl.clamp(min=0)
+
+        def logits(rows: Tensor) -> tuple[Tensor, Tensor]:
+            base, other = (x[rows].double() @ self.weight.T.double() for x in (self.hidden, hidden))
+            return base, other
+
+        return _kl(self.p, change, logits)
 
 
 class Unembedded(NamedTuple):
@@ -102,16 +103,23 @@ class Reference(NamedTuple):
         """KL(p || q) in nats from the logits of q.
 
         With d the change of the logits less its mean under p, KL = log E_p exp(d) = log(1 + E_p (exp(d) - 1)): no
-        log-softmax of q, and no large numbers that cancel. Rows that overflow are computed in float64 instead.
+        log-softmax of q, and no large numbers that cancel.
         """
         change = blocked - self.logits
         change -= (self.p * change).sum(-1, keepdim=True)
-        kl = torch.log1p(torch.linalg.vecdot(self.p, change.expm1_())).double()
-        far = ~torch.isfinite(kl)
-        if bool(far.any()):
-            p, q = (torch.log_softmax(x[far].double(), -1) for x in (self.logits, blocked))
-            kl[far] = (p.exp() * (p - q)).sum(-1)
-        return kl.clamp(min=0)
+        return _kl(self.p, change, lambda rows: (self.logits[rows].double(), blocked[rows].double()))
+
+
+def _kl(
+    p: Tensor, change: Float[Tensor, "token vocabulary"], logits: Callable[[Tensor], tuple[Tensor, Tensor]]
+) -> Float[Tensor, " token"]:
+    """log E_p exp(d) of the centred changes d, which are overwritten; rows that overflow come from float64 `logits(rows)`."""
+    kl = torch.log1p(torch.linalg.vecdot(p, change.expm1_())).double()
+    far = ~torch.isfinite(kl)
+    if bool(far.any()):
+        base, other = (torch.log_softmax(x, -1) for x in logits(far))
+        kl[far] = (base.exp() * (base - other)).sum(-1)
+    return kl.clamp(min=0)
 
 
 class PaperReference(NamedTuple):

@@ -88,6 +88,10 @@ class Block(NamedTuple):
     scaling: float
     window: int | None
 
+    def gated(self, y: Tensor) -> Tensor:
+        """What goes into the last projection of the MLP."""
+        return F.silu(F.linear(y, *self.gate), inplace=True).mul_(F.linear(y, *self.up))
+
 
 class LeanForward:
     """The standard block, written out."""
@@ -105,18 +109,22 @@ class LeanForward:
             cos, sin = self.rotary(self.embedding[:1, None], at)
         return cos[0, :, None], sin[0, :, None]
 
-    @torch.inference_mode()
-    def __call__(self, ids: Int[Tensor, " row"], run: RowPass) -> Float[Tensor, "row width"]:
-        last = int(run.positions.max())
+    def rotary_at(self, positions: Int[Tensor, " token"]) -> tuple[Tensor, Tensor]:
+        """Cosines and sines at some positions."""
+        last = int(positions.max())
         if last >= len(self.tables[0]):
             self.tables = self._rotary(2 * last)
-        cos, sin = (table[run.positions] for table in self.tables)
+        cos, sin = (table[positions] for table in self.tables)
+        return cos, sin
+
+    @torch.inference_mode()
+    def __call__(self, ids: Int[Tensor, " row"], run: RowPass) -> Float[Tensor, "row width"]:
+        cos, sin = self.rotary_at(run.positions)
         x = F.embedding(ids, self.embedding)
         for index, block in enumerate(self.blocks):
             x = x + self._attention(index, block, _normalised(x, block.before), cos, sin, run)
             y = _normalised(x, block.after)
-            y = F.silu(F.linear(y, *block.gate), inplace=True).mul_(F.linear(y, *block.up))
-            x += F.linear(y, *block.down)
+            x += F.linear(block.gated(y), *block.down)
         return _normalised(x, self.norm)
 
     def _attention(self, index: int, block: Block, x: Tensor, cos: Tensor, sin: Tensor, run: RowPass) -> Tensor:
@@ -124,7 +132,7 @@ class LeanForward:
         query, key, value = (F.linear(x, *p).view(shape) for p in (block.query, block.key, block.value))
         if block.head_norms is not None:
             query, key = _normalised(query, block.head_norms[0]), _normalised(key, block.head_norms[1])
-        query, key = _rotate(query, cos, sin), _rotate(key, cos, sin)
+        query, key = rotate(query, cos, sin), rotate(key, cos, sin)
         call = Call(index, query[:, :, None], key[:, :, None], value[:, :, None], block.scaling, block.window, None)
         return F.linear(run.attend(call).view(len(x), -1), *block.out)
 
@@ -148,7 +156,7 @@ def _normalised(x: Tensor, norm: Norm) -> Tensor:
     return F.rms_norm(x, norm[0].shape, *norm)
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary positions: x cos + rotate_half(x) sin."""
     low, high = x.chunk(2, dim=-1)
     return torch.cat([-high, low], dim=-1).mul_(sin).addcmul_(x, cos)

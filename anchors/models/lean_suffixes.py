@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anchors.models.attention_pass import Call
-from anchors.models.lean import Block, LeanForward, Linear, Norm, _rotate, lean_forward
+from anchors.models.lean import Block, LeanForward, Linear, Norm, lean_forward, rotate
 
 if TYPE_CHECKING:
     from anchors.models.lens import LensModel
@@ -41,15 +41,14 @@ class LeanSuffixes:
         self, ids: Int[Tensor, " token"], positions: Int[Tensor, " token"], run: SuffixPass
     ) -> Float[Tensor, "wanted width"]:
         """Final hidden states of the tokens wanted, in order."""
-        blocks, (cos, sin) = self.lean.blocks, self._rotary(positions)
+        blocks, (cos, sin) = self.lean.blocks, self.lean.rotary_at(positions)
         x = F.embedding(ids, self.lean.embedding) if run.entering is None else run.entering[0].clone()
         for index in range(run.first, len(blocks)):
             block, wanted = blocks[index], run.wanted if index == len(blocks) - 1 else slice(None)
             attended = self._attended(index, block, x, run, wanted, cos, sin)
             x = _add(x[wanted], rearrange(attended[0], "head token width -> token (head width)"), block.out)
             y = _normalised(x, block.after)
-            y = F.silu(F.linear(y, *block.gate), inplace=True).mul_(F.linear(y, *block.up))
-            x = _add(x, y, block.down)
+            x = _add(x, block.gated(y), block.down)
         return _normalised(x if run.first < len(blocks) else x[run.wanted], self.lean.norm)
 
     def _attended(
@@ -63,15 +62,9 @@ class LeanSuffixes:
         query = F.linear(x[wanted], *block.query).view(len(x[wanted]), *shape[2:])
         if block.head_norms is not None:
             query, key = _normalised(query, block.head_norms[0]), _normalised(key, block.head_norms[1])
-        query, key = _rotate(query, cos[wanted], sin[wanted]), _rotate(key, cos, sin)
+        query, key = rotate(query, cos[wanted], sin[wanted]), rotate(key, cos, sin)
         query, key, value = (t.transpose(0, 1)[None] for t in (query, key, value))
         return run.attend(Call(index, query, key, value, block.scaling, block.window, None))
-
-    def _rotary(self, positions: Int[Tensor, " token"]) -> tuple[Tensor, Tensor]:
-        if int(positions.max()) >= len(self.lean.tables[0]):
-            self.lean.tables = self.lean._rotary(2 * int(positions.max()))
-        cos, sin = (table[positions] for table in self.lean.tables)
-        return cos, sin
 
 
 def _add(x: Tensor, y: Tensor, linear: Linear) -> Tensor:

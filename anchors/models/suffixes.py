@@ -11,10 +11,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +34,8 @@ from anchors.models.lean_suffixes import lean_suffixes
 
 if TYPE_CHECKING:
     from anchors.models.lens import LensModel
+
+T = TypeVar("T")
 
 TOKENS = {"cpu": 512, "cuda": 1 << 15}
 """Tokens run together; a longer suffix runs alone. On a CPU small batches stay in cache."""
@@ -124,7 +126,7 @@ def run_suffixes(
     """
     limit = TOKENS.get(model.device.type, TOKENS["cpu"])
     lean = lean_suffixes(model)
-    for batch in _batches(suffixes, limit):
+    for batch in packed(suffixes, lambda suffix: len(suffix.ids), limit):
         ids, positions = (
             torch.from_numpy(np.concatenate([getattr(suffix, name) for suffix in batch])).to(model.device)
             for name in ("ids", "positions")
@@ -141,16 +143,22 @@ def run_suffixes(
         yield from hidden.split(run.kept)
 
 
-def _batches(suffixes: Iterable[Suffix], limit: int) -> Iterator[list[Suffix]]:
-    """Runs of suffixes of at most `limit` tokens; a longer suffix runs alone."""
-    batch: list[Suffix] = []
-    for suffix in suffixes:
-        if batch and sum(len(s.ids) for s in batch) + len(suffix.ids) > limit:
-            yield batch
-            batch = []
-        batch.append(suffix)
-    if batch:
-        yield batch
+def packed(items: Iterable[T], size: Callable[[T], int], limit: int) -> Iterator[list[T]]:
+    """Runs of items that follow each other and together have at most `limit`; one that has more is alone.
+
+    >>> list(packed([2, 3, 9, 1], int, 5))
+    [[2, 3], [9], [1]]
+    """
+    held: list[T] = []
+    total = 0
+    for item in items:
+        if held and total + size(item) > limit:
+            yield held
+            held, total = [], 0
+        held.append(item)
+        total += size(item)
+    if held:
+        yield held
 
 
 class LateModel:

@@ -61,17 +61,16 @@ def trunk_of(model: LensModel, ids: Sequence[int], cut: Spans = ()) -> Trunk:
 
 def bare_trunk(model: LensModel, probe: Sequence[int]) -> Trunk:
     """No tokens to share; the margin is measured on those of `probe`."""
-    run = TracePass(record=True)
-    hidden, referee = model.hidden(probe, run), Referee(model, [], ())
-    cache = [LayerCache(*(t[:, :0] for t in run.recorded[n])) for n in range(model.layers)]
-    return Trunk([], (), hidden[:0], cache, referee, referee.margin(MARGIN.get(model.dtype, 0.0), probe, hidden))
+    return _grown(model, [], (), probe)
 
 
-def _grown(model: LensModel, ids: list[int], cut: Spans) -> Trunk:
-    run = TracePass(record=True, cut=cut)
-    hidden, referee = model.hidden(ids, run), Referee(model, ids, cut)
-    cache = [run.recorded[n] for n in range(model.layers)]
-    return Trunk(ids, cut, hidden, cache, referee, referee.margin(MARGIN.get(model.dtype, 0.0), ids, hidden))
+def _grown(model: LensModel, ids: list[int], cut: Spans, probe: Sequence[int] = ()) -> Trunk:
+    """Run `ids`, or a probe where there are none, and keep what belongs to `ids`."""
+    read, run = ids or list(probe), TracePass(record=True, cut=cut)
+    hidden, referee = model.hidden(read, run), Referee(model, ids, cut)
+    margin = referee.margin(MARGIN.get(model.dtype, 0.0), read, hidden)
+    cache = [LayerCache(*(t[:, : len(ids)] for t in run.recorded[n])) for n in range(model.layers)]
+    return Trunk(ids, cut, hidden[: len(ids)], cache, referee, margin)
 
 
 def _kept(model: LensModel) -> list[Trunk]:

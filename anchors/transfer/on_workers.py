@@ -11,12 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from anchors.rollouts import Rollout, Rollouts, Store
+from anchors.rollouts import Rollout, Rollouts
 from anchors.scores import METHODS, Method
 from anchors.trace import Trace
 from anchors.transfer.inputs import Written
 from anchors.transfer.record import LeftOut, Models, Plan, Record, stored
-from anchors.transfer.trace_reading import kept, measured, read_trace
+from anchors.transfer.trace_reading import kept, measured, read_trace, record_path
 
 Given = tuple[Written, Sequence[Trace], Rollouts | None]
 
@@ -42,11 +42,7 @@ def unpack(packed: Packed | None) -> Rollouts | None:
     """The same rollouts in memory."""
     if packed is None:
         return None
-    store = Store(None, packed.settings)
-    store.claim([packed.trace])
-    rollouts = Rollouts(store, packed.trace, kind=packed.kind)
-    rollouts.add(packed.rows)
-    return rollouts
+    return Rollouts.in_memory(packed.trace, packed.rows, settings=packed.settings, kind=packed.kind)
 
 
 def read_traces(
@@ -63,17 +59,15 @@ def read_traces(
         return
     if models.writer is not None and not hasattr(models.writer, "spec"):
         raise ValueError(f"the reader is on a cluster, so the writer must be: cluster.model({models.writer.name!r})")
-    paths = (
-        {} if out is None else {i: out / f"{plan.digest(w, models, o, r)}.json" for i, (w, o, r) in enumerate(given)}
-    )
-    known = {i: record for i, path in paths.items() if (record := stored(path)) is not None}
+    paths = {i: record_path(w, models, plan, o, r, out) for i, (w, o, r) in enumerate(given)}
+    known = {i: record for i, path in paths.items() if path is not None and (record := stored(path)) is not None}
     yield from known.items()
     todo = [i for i in range(len(given)) if i not in known]
     there = replace(models, reader=None, writer=getattr(models.writer, "spec", None))
     units = (_packed(given[i], plan) for i in todo)
     options = {"models": there, "plan": plan, "method": METHODS.get(plan.method)}
     for place, (record, lasting) in models.reader.map(_measured_there, units, **options):
-        yield todo[place], kept(record, lasting, paths.get(todo[place]))
+        yield todo[place], kept(record, lasting, paths[todo[place]])
 
 
 def _packed(given: Given, plan: Plan) -> tuple[Any, ...]:

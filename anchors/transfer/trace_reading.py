@@ -94,9 +94,16 @@ def read_trace(
     A trace without a matched anchor, or with a text that a model cannot take (`Unreadable`: too long for its context,
     or not spelled by its tokenizer), is left out by name. Every other error is one.
     """
-    path = None if out is None else out / f"{plan.digest(written, models, others, runs)}.json"
+    path = record_path(written, models, plan, others, runs, out)
     known = None if path is None else stored(path)
     return known or kept(*measured(written, models, plan, others, runs), path)
+
+
+def record_path(
+    written: Written, models: Models, plan: Plan, others: Sequence[Trace], runs: Rollouts | None, out: Path | None
+) -> Path | None:
+    """Where the record of a trace is stored, if anywhere."""
+    return None if out is None else out / f"{plan.digest(written, models, others, runs)}.json"
 
 
 def measured(

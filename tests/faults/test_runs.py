@@ -90,7 +90,7 @@ def test_a_damaged_log_loses_what_it_held_and_no_more(name, open_run, tmp_path):
     (run / f"{STORE}-shm").unlink(missing_ok=True)
     try:
         again = draw(run)
-    except (ValueError, sqlite3.Error, OSError) as error:
+    except (ValueError, OSError) as error:
         assert str(error)
     else:
         assert rows([again]) == WHOLE
@@ -103,9 +103,9 @@ def test_a_damaged_store_is_refused_or_whole(share, tmp_path):
     run = broken_copy(tmp_path / "good", tmp_path / "run", STORE, flip(share))
     try:
         again = draw(run)
-        assert set(rows([again])) >= set() and rows([again]) == WHOLE
+        assert rows([again]) == WHOLE
         again.store.close()
-    except (ValueError, sqlite3.Error, OSError) as error:
+    except (ValueError, OSError) as error:
         assert str(error)
 
 
@@ -128,7 +128,7 @@ def test_a_store_edited_by_hand_is_refused(name, tmp_path):
     with sqlite3.connect(tmp_path / "run" / STORE) as db:
         db.execute(EDITS[name])
     db.close()
-    with pytest.raises((ValueError, sqlite3.Error)) as error:
+    with pytest.raises(ValueError) as error:
         draw(tmp_path / "run")
     assert str(error.value)
 
