@@ -256,9 +256,9 @@ class TracePass:
     """Attention of tokens [start, T) of one text over `past`, the recorded keys and values of tokens [0, start).
 
     `record` keeps keys and values of the new tokens in `recorded`; `cut` are key columns no query of any layer sees;
-    `ablate` zeroes the output of (layer, head) pairs, which is the input of the output projection; `pool` averages
-    attention over token spans into `pooled`, or hands (layer, head, means) to `visit`; `watch` names a layer whose call
-    and output are kept in `watched`.
+    `ablate` zeroes the output of (layer, head) pairs, which is the input of the output projection; `pool` is token
+    spans and what takes (layer, head, mean attention between them); `watch` names a layer whose call and output are kept in
+    `watched`.
     """
 
     start: int = 0
@@ -266,13 +266,11 @@ class TracePass:
     block: Block | None = None
     cut: Sequence[tuple[int, int]] = ()
     ablate: frozenset[tuple[int, int]] = frozenset()
-    pool: Sequence[tuple[int, int]] | None = None
-    visit: Callable[[int, int, Tensor], None] | None = None
+    pool: tuple[Sequence[tuple[int, int]], Callable[[int, int, Tensor], None]] | None = None
     record: bool = False
     watch: int | None = None
     watched: tuple[Call, Tensor] | None = None
     recorded: dict[int, LayerCache] = field(default_factory=dict)
-    pooled: dict[int, Float[Tensor, "head target source"]] = field(default_factory=dict)
 
     def attend(self, call: Call) -> Float[Tensor, "row head new width"]:
         if self.record:
@@ -283,13 +281,8 @@ class TracePass:
         if self.pool is not None:
             from anchors.models.pooling import attend_pooled
 
-            found: list[Tensor] = []
-            visit = (
-                (lambda _head, means: found.append(means)) if self.visit is None else partial(self.visit, call.layer)
-            )
-            out = attend_pooled(call, self.pool, free, cut, heads, visit)
-            if found:
-                self.pooled[call.layer] = torch.stack(found)
+            spans, visit = self.pool
+            out = attend_pooled(call, spans, free, cut, heads, partial(visit, call.layer))
         else:
             past = None if self.past is None else self.past[call.layer]
             out = attend_heads(call, past, free, cut, heads)

@@ -108,25 +108,22 @@ def _block_acts(model: LensModel) -> tuple[bool, str]:
     return gap > 0, f"blocking a sentence moves a log-probability by {gap:.1e}"
 
 
-def _token_attention(model: LensModel) -> tuple[torch.Tensor, TracePass]:
+def _token_attention(model: LensModel, block: Block | None = None) -> torch.Tensor:
     """Attention between single tokens [layer, head, query, key], through the same pooling the scores use."""
-    ids = model.encode(TEXT).ids
-    run = TracePass(pool=[(i, i + 1) for i in range(len(ids))])
-    model.hidden(ids, run)
-    return torch.stack([run.pooled[layer] for layer in range(model.layers)]), run
+    ids, found = model.encode(TEXT).ids, []
+    each = [(i, i + 1) for i in range(len(ids))]
+    model.hidden(ids, TracePass(pool=(each, lambda _layer, _head, means: found.append(means)), block=block))
+    return torch.stack(found).unflatten(0, (model.layers, -1))
 
 
 def _rows(model: LensModel) -> tuple[bool, str]:
-    attention, _ = _token_attention(model)
+    attention = _token_attention(model)
     gap, future = float((attention.sum(-1) - 1).abs().max()), float(attention.triu(1).abs().max())
     return gap <= 1e-3 and future == 0, f"rows off one by {gap:.1e}, largest weight on a later token {future:.1e}"
 
 
 def _blocked_column(model: LensModel) -> tuple[bool, str]:
-    ids = model.encode(TEXT).ids
-    run = TracePass(pool=[(i, i + 1) for i in range(len(ids))], block=Block(2, 5))
-    model.hidden(ids, run)
-    worst = max(float(run.pooled[layer][:, :, 2:5].abs().max()) for layer in range(model.layers))
+    worst = float(_token_attention(model, Block(2, 5))[..., 2:5].abs().max())
     return worst == 0, f"largest weight on a blocked token {worst:.1e}"
 
 

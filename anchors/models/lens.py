@@ -317,7 +317,7 @@ class LensModel:
         def handed(layer: int, head: int, means: Tensor) -> None:
             visit(layer, head, means.masked_fill(empty[:, None] | empty, torch.nan))
 
-        self.hidden(tokens.ids, TracePass(pool=ranges, visit=handed))
+        self.hidden(tokens.ids, TracePass(pool=(ranges, handed)))
 
     def score(
         self,
