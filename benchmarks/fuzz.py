@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing with atheris: python tests/faults/fuzz.py TARGET --seconds 60 [--seed 1]
+"""Coverage-guided fuzzing with atheris: python benchmarks/fuzz.py TARGET --seconds 60 [--seed 1]
 
 Targets: split, answers, readers, report. Each raises when it finds anything but the errors a reader may give. The corpus is
 kept in a temporary directory; the last line says how many inputs were tried.
