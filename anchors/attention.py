@@ -85,9 +85,10 @@ def receiver_heads(
     `heads` fixes the heads, for instance to those found on other traces with `shared_receiver_heads`; by default they
     are chosen on this trace, which makes its own peaks look sharper. At most a quarter of all heads are chosen; where
     fewer than 4 sentences have a vertical score, no head has a kurtosis and all are used (`details` says so).
-    The interval is a bootstrap over later sentences, `p` and `floor` come from sources at the same distances.
-    `matrix` is the mean attention of the chosen heads; extras: `kurtosis` [layer, head], `heads` [head, 2],
-    `vertical` [layer, head, source], `pooled` [chosen head, target, source].
+    The interval is a bootstrap over later sentences; `floor` and `recency_p` [source] come from sources at the same
+    distances. There is no `p`: attention that concentrates is no effect on the answer, so the scores rank sentences
+    (`top`) and name no anchors. `matrix` is the mean attention of the chosen heads; extras: `recency_p`, `kurtosis`
+    [layer, head], `heads` [head, 2], `vertical` [layer, head, source], `pooled` [chosen head, target, source].
 
     Raises:
         ValueError: the trace has no more than `proximity` sentences, it does not fit memory, top < 1, or a head that does
@@ -119,7 +120,6 @@ def receiver_heads(
         low=low,
         high=high,
         n=n,
-        p=p,
         floor=floor,
         matrix=np.where(np.tri(len(trace), k=-1, dtype=bool), mean, np.nan),
         extras={
@@ -127,6 +127,7 @@ def receiver_heads(
             "heads": np.array(chosen),
             "vertical": read.vertical,
             "pooled": pooled.astype(np.float32, copy=False),
+            "recency_p": p,
         },
         details={
             "model": model.name,

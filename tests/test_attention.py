@@ -18,6 +18,7 @@ from anchors.models import load_model
 from anchors.models.attention_pass import TracePass
 from anchors.models.base import Sampling
 from anchors.models.tokens import token_spans
+from anchors.stats import benjamini_hochberg
 from anchors.trace import Trace
 from tests.test_models import eager
 
@@ -126,12 +127,12 @@ def test_recency_null_holds_its_level_and_finds_a_planted_column():
     for k in range(300):
         attention = distance_only(rng)
         found = receiver_heads(trace, Reader(attention[None, None]), resamples=199, seed=k, heads=[(0, 0)])
-        p.append(found.p[~np.isnan(found.p)])
-        assert np.isnan(found.p[-4:]).all()
+        p.append(found.recency_p[~np.isnan(found.recency_p)])
+        assert np.isnan(found.recency_p[-4:]).all()
         if k < 20:
             attention[12:, 8] *= 2
             marked = receiver_heads(trace, Reader(attention[None, None]), resamples=999, seed=k, heads=[(0, 0)])
-            planted.append(8 in marked.anchors(fdr=0.05))
+            planted.append(bool(benjamini_hochberg(marked.recency_p[:-4], fdr=0.05)[8]))
     p = np.concatenate(p)
     assert (p <= 0.05).mean() <= 0.05
     assert (p <= 0.01).mean() <= 0.012
@@ -142,7 +143,20 @@ def test_the_null_expects_what_distance_alone_gives():
     attention = distance_only(np.random.default_rng(3), noise=0.0)
     found = receiver_heads(plain_trace(30), Reader(attention[None, None]), resamples=99)
     np.testing.assert_allclose(found.floor[:-4], found.values[:-4])
-    assert (found.p[:-4] == 1).all()
+    assert (found.recency_p[:-4] == 1).all()
+
+
+def test_attention_ranks_sentences_and_names_no_anchors():
+    """Where the answer hangs on nothing (`null`) attention still concentrates, so it must not claim an effect."""
+    from anchors.lab import world_trace
+    from anchors.lab.worlds import load_world
+
+    model = load_model("lab/null")
+    for seed in range(5):
+        found = receiver_heads(world_trace(load_world("null"), seed=seed), model, resamples=200)
+        assert np.isnan(found.p).all() and len(found.top(3)) == 3
+        with pytest.raises(ValueError, match=r"no p-values.*top\(k\)"):
+            found.anchors()
 
 
 def test_sentences_without_tokens_are_not_measured():
@@ -151,7 +165,7 @@ def test_sentences_without_tokens_are_not_measured():
         attention[empty, :] = attention[:, empty] = np.nan
     found = receiver_heads(plain_trace(12), Reader(attention[None, None]), resamples=99, heads=[(0, 0)])
     assert np.flatnonzero(np.isnan(found.values)).tolist() == [0, 5, 7, 8, 9, 10, 11]
-    assert np.array_equal(np.isnan(found.p), np.isnan(found.values))
+    assert np.array_equal(np.isnan(found.recency_p), np.isnan(found.values))
 
 
 def test_short_traces_and_wrong_options_are_refused(checkpoints, problem_trace):
