@@ -19,7 +19,6 @@ from anchors.experiments.c01_compressor import (
     METHODS,
     NOTHING,
     OWN,
-    PRIMARY,
     SILENT,
     SPAN,
     STRIPPED,
@@ -34,11 +33,9 @@ from anchors.experiments.c01_compressor import (
 )
 from anchors.experiments.verdicts import superior
 from anchors.lab.worlds.recall import RecallWorld
-from anchors.models import lab_models
 from anchors.trace import Trace
 
 FACTS_OF = (("candle", "river"), ("planet", "4"), ("river", "7"), ("winter", "2"), ("silk", "planet"))
-SHIPPED = {"mini-recall", "mini-recall-b"} <= set(lab_models())
 
 
 class Words:
@@ -137,7 +134,7 @@ def made_up(rng, *, thought: float, rivals: tuple[float, ...], full: float = 0.9
 def test_verdicts_on_made_up_accuracies(shares, word):
     found = made_up(np.random.default_rng(0), **shares)
     assert judge(found).word == word
-    assert found.primary.name == PRIMARY and found.finding(GATE).n == 200
+    assert found.primary.name == f"{STRIPPED} - strongest compressor" and found.finding(GATE).n == 200
 
 
 def test_the_strongest_rival_is_picked_without_favour():
@@ -165,7 +162,6 @@ def test_several_rungs_are_the_unit():
     )
 
 
-@pytest.mark.skipif(not SHIPPED, reason="the recall models are not in the zoo")
 def test_it_runs(tmp_path):
     found = run(Setting("tiny"))
     assert found.primary.n == 6 and len(found.tables["arms"]) == 8 + 2 * (len(METHODS) + 1)
@@ -193,11 +189,3 @@ def test_the_thought_of_a_world_is_read_as_the_arms_read_it():
             f"{problem[1]} gives {values[problem[1]]}.",
             f"{values[problem[1]]} gives {world.gold(problem)}.",
         ]
-
-
-@pytest.mark.skipif(SHIPPED, reason="the recall models ship")
-def test_without_models_nothing_is_claimed():
-    evidence = run(Setting("quick"))
-    verdict = judge(evidence)
-    assert verdict.word == "inconclusive" and "mini-recall, mini-recall-b" in verdict.reason
-    assert evidence.primary.n == 0 and np.isnan(evidence.primary.effect)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from math import nan
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -61,7 +60,6 @@ CLAIM: Final = Claim(
 THINKER, ANSWERER = "mini-recall", "mini-recall-b"
 THOUGHT, STRIPPED, FACTS, SILENT = "thought", "thought, no answer line", "facts of the thought", "thought, no mention"
 FULL, NOTHING, LINE, OWN = "full context", "nothing", "answer line only", "as the answerer's own thought"
-PRIMARY: Final = f"{STRIPPED} - strongest compressor"
 GATE: Final = f"{FULL} - {NOTHING}"
 METHODS: Final = {
     "random": False,
@@ -91,11 +89,6 @@ def run(setting: Setting) -> Evidence:
 
     world = world_of(LADDER[THINKER])
     assert isinstance(world, RecallWorld)
-    if absent := _absent(setting):
-        missing = (Finding(name, nan, nan, nan, 0, "problems", "of problems") for name in (PRIMARY, GATE))
-        return Evidence(
-            tuple(missing), {"arms": []}, (f"not run: no model learned `recall` well enough to ship ({absent})",)
-        )
     problems = distinct_problems(world, setting.pick(tiny=6, quick=200, full=400), seed=setting.seed)
     pairs = [(r[THINKER], r[ANSWERER]) for r in rungs(setting, {n: LADDER[n] for n in (THINKER, ANSWERER)})]
     right, tokens, thinks = [], [], []
@@ -112,15 +105,6 @@ def run(setting: Setting) -> Evidence:
         f"thinker {np.mean(thinks):.2f}, answerer with the full context {np.mean([r[FULL].mean() for r in right]):.2f}"
     )
     return evidence_of(right, tokens, notes=(f"right answers (1.00 possible): {shares}", one_model_note(setting)))
-
-
-def _absent(setting: Setting) -> str:
-    """The models that would have to ship and do not; empty where the run has its own."""
-    from anchors.models import lab_models
-
-    given = {THINKER: setting.model_name, ANSWERER: setting.reader_name}
-    needed = [name for name, own in given.items() if own is None and name not in lab_models()]
-    return "" if setting.preset == "full" else ", ".join(needed)
 
 
 def cases_of(world: RecallWorld, problems: Sequence[Problem], thinker: LensModel) -> list[Case]:
@@ -255,8 +239,6 @@ def _against_strongest(right: Sequence[Arms], arm: str) -> Finding:
 def judge(evidence: Evidence) -> Verdict:
     """The stripped thought must beat the strongest compressor, where the context helps the answerer at all."""
     gate = evidence.finding(GATE)
-    if not gate.n:
-        return Verdict("inconclusive", evidence.notes[0])
     if not gate.low > 0:
         return Verdict("inconclusive", f"the answerer does no better with the context than without it ({gate})")
     return superior(evidence.primary)

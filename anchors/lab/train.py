@@ -308,9 +308,10 @@ def _resume(
 
 
 def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write model and tokenizer in Hugging Face format, float16."""
+    """Write model and tokenizer in Hugging Face format, float16; the tied output matrix is stored once, as the embedding."""
     model.config.dtype = torch.float16
     model.config.architectures = ["LlamaForCausalLM"]
-    model.save_pretrained(folder, state_dict={name: tensor.half() for name, tensor in model.state_dict().items()})
+    weights = {name: tensor.half() for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
+    model.save_pretrained(folder, state_dict=weights)
     tokenizer.chat_template = "{{ messages[-1].content + '\n<think>\n' }}"
     tokenizer.save_pretrained(folder)
