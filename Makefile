@@ -23,8 +23,7 @@ demo: $(VENV)/.base  ## score a fresh reasoning trace by every method and write 
 
 test: $(VENV)/.dev  ## the whole test suite, doctests and notebooks
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" tests anchors
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m slow -o addopts=-q tests  # too long with every call type-checked
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --nbmake --nbmake-timeout=300 -p no:cacheprovider notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m slow -o addopts=-q --nbmake --nbmake-timeout=300 notebooks tests  # too long with every call type-checked
 
 lint: $(VENV)/.dev  ## style and types
 	$(BIN)/ruff check .

@@ -16,12 +16,12 @@ from functools import partial
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from anchors.alternatives import join_alternatives
 from anchors.forced import BOXED, AnswerStub
 from anchors.models.base import CapabilityError, Model
-from anchors.outcomes import Outcome, Tally, first_sentence, tally_answers
+from anchors.outcomes import Outcome, Tally, tally_answers
 from anchors.reuse import passes_on, replaced_difference, reuse_rollouts
 from anchors.rollouts import Rollouts
 from anchors.scores import Scores, method
@@ -41,6 +41,7 @@ from anchors.stats import (
     wilson_interval,
 )
 from anchors.trace import Trace
+from anchors.trajectories import firsts_of, other_meanings
 
 Metric = Literal["probability", "kl"]
 
@@ -204,13 +205,13 @@ def counterfactual_importance(
     similarity = default_similarity() if similarity is None else similarity
     drawn, rollouts = rollouts, _reused(rollouts, rule, reuse)
     plain_tally = tally_answers(rollouts, outcome=rule.outcome(outcome), answered_only=rule.answered_only)
-    plain_firsts = _firsts(rollouts)
+    plain_firsts = firsts_of(rollouts)
     tally, plain = plain_tally, [np.ones(len(codes), dtype=bool) for codes in plain_tally.codes]
     if alternatives is not None:
         rollouts, plain = join_alternatives(rollouts, alternatives)
         tally = tally_answers(rollouts, outcome=rule.outcome(outcome), answered_only=rule.answered_only)
-    here, firsts, after = list(range(len(rollouts.trace))), _firsts(rollouts), _kept(tally, rule)
-    different = _different(rollouts.trace, firsts, similarity)
+    here, firsts, after = list(range(len(rollouts.trace))), firsts_of(rollouts), _kept(tally, rule)
+    different = other_meanings(rollouts.trace, firsts, similarity)
     if reuse:  # what passed on is kept, whatever its first sentence looks like
         different = [mask & ~passes_on(rollouts, i) for i, mask in enumerate(different)]
     kept, removed = _Sample.of(tally, after, [plain[k] for k in after]), _Sample.of(tally, here, different)
@@ -342,34 +343,6 @@ def headroom(rollouts: Rollouts, *, answered_only: bool = False) -> Float[np.nda
     """
     tally = tally_answers(rollouts, outcome=bool, answered_only=answered_only)
     return np.array([entropy(tally.counts(k)) for k in range(len(rollouts.trace))])
-
-
-def different_trajectories_fraction(
-    rollouts: Rollouts, *, similarity: Similarity | None = None
-) -> Float[np.ndarray, " sentence"]:
-    """Share of the rollouts of boundary i whose first sentence means something else; NaN without rollouts."""
-    similarity = default_similarity() if similarity is None else similarity
-    different = _different(rollouts.trace, _firsts(rollouts), similarity)
-    return np.array([mask.mean() if len(mask) else np.nan for mask in different])
-
-
-def overdeterminedness(rollouts: Rollouts) -> Float[np.ndarray, " sentence"]:
-    """1 - distinct / all first sentences written at boundary i, by exact string; NaN without rollouts.
-
-    High where the model can hardly write anything else. It grows with the number of rollouts: compare at equal n.
-    """
-    return np.array([1 - len(set(row)) / len(row) if row else np.nan for row in _firsts(rollouts)])
-
-
-def _firsts(rollouts: Rollouts) -> list[list[str]]:
-    """The sentence each rollout wrote in place of the trace's, at every boundary that has one."""
-    return [[first_sentence(rollout.text) for rollout in rollouts.at(i)] for i in range(len(rollouts.trace))]
-
-
-def _different(trace: Trace, firsts: list[list[str]], similarity: Similarity) -> list[Bool[np.ndarray, " _rollout"]]:
-    """Which rollouts of each boundary began with a sentence of another meaning than the trace's."""
-    pairs = zip(trace.sentences, firsts, strict=True)
-    return [similarity.different(sentence.text, row) for sentence, row in pairs]
 
 
 def _trajectories(

@@ -12,14 +12,7 @@ import pytest
 from anchors.answers import NO_ANSWER
 from anchors.effects import sentence_effects
 from anchors.forced import AnswerStub
-from anchors.importance import (
-    counterfactual_importance,
-    different_trajectories_fraction,
-    forced_importance,
-    headroom,
-    overdeterminedness,
-    resampling_importance,
-)
+from anchors.importance import counterfactual_importance, forced_importance, headroom, resampling_importance
 from anchors.lab.truth import exact_counterfactual_importance, exact_resampling_importance
 from anchors.lab.worlds import load_world, write
 from anchors.models.base import CapabilityError, Job, Sampling
@@ -30,6 +23,7 @@ from anchors.scores import Scores
 from anchors.similarity import default_similarity, lexical
 from anchors.stats import entropy
 from anchors.trace import Trace
+from anchors.trajectories import different_trajectories_fraction, overdeterminedness
 from tests.scripted import ANSWER, ScriptedModel, draw, draw_null, plant
 from tests.scripted import SAME_TEXT as SAME
 
