@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from anchors.online import EarlyStop, replay_online, vote_online
     from anchors.persistence import resilience
     from anchors.prompts import base_prompt, chat_prompt, place_in_chat
-    from anchors.report import write_report
+    from anchors.report import write_report, write_transfer_report
     from anchors.resampling import plan_resampling, resample, resample_traces, write_trace, write_traces
     from anchors.rollouts import Rollouts
     from anchors.salvage import repair_run
@@ -65,7 +65,7 @@ _MODULES = {
     "merging": ("merge_runs",),
     "models": ("CapabilityError", "Sampling", "load_model"),
     "models.checks": ("check_model",),
-    "report": ("write_report",),
+    "report": ("write_report", "write_transfer_report"),
     "resampling": ("plan_resampling", "resample", "resample_traces", "write_trace", "write_traces"),
     "online": ("EarlyStop", "replay_online", "vote_online"),
     "persistence": ("resilience",),
@@ -152,6 +152,7 @@ __all__ = [
     "vote",
     "vote_online",
     "write_report",
+    "write_transfer_report",
     "write_trace",
     "write_traces",
 ]

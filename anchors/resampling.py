@@ -26,6 +26,7 @@ from anchors.adaptive import AdaptiveSweep
 from anchors.billing import Bill, calibrate
 from anchors.models.base import Job, Model, Sampling
 from anchors.rollouts import STOP, STORE, Rollout, Rollouts, Store
+from anchors.spending import watched
 from anchors.stopping import Anchors
 from anchors.trace import Trace
 
@@ -255,6 +256,7 @@ def write_traces(
     targets: Sequence[str | None] | None = None,
     seed: int = 0,
     sampling: Sampling | None = None,
+    progress: bool = False,
     **options: Any,
 ) -> list[Trace]:
     """Let a model reason on many prompts at once; a trace depends on (seed, prompt, how often the prompt came before).
@@ -267,10 +269,12 @@ def write_traces(
     render = getattr(model, "render_prompt", lambda text: text)
     texts = [render(prompt) for prompt in prompts]
     jobs = [Job(text, len(text), _digest(text), 0, texts[:i].count(text)) for i, text in enumerate(texts)]
-    drawn = {
-        (job.text, job.sample): c for job, c in model.generate(jobs, sampling=sampling or model.sampling, seed=seed)
-    }
-    written = []
+    drawn, written = {}, []
+    shown = {"desc": f"writing by {model.name}", "unit": " traces", "disable": None if progress else True}
+    with tqdm(total=len(jobs), **shown) as bar, watched(bar):
+        for job, completion in model.generate(jobs, sampling=sampling or model.sampling, seed=seed):
+            drawn[job.text, job.sample] = completion
+            bar.update()
     for job, target in zip(jobs, targets or [None] * len(jobs), strict=True):
         completion = drawn[job.text, job.sample]
         meta = {"model": model.name, "seed": seed, "finish": completion.finish}

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from scipy.stats import false_discovery_control
 
+from anchors.report import write_transfer_report
 from anchors.report.drawing import clean, number
 from tests.browser import CONTRAST, INDICES, NAMES, OPENED, POINT, ROWS, SLIDE, STEPS, VISIBLE
 from tests.reports import (
@@ -227,6 +228,12 @@ def test_the_graph_isolates_ancestors_and_descendants(visit, report):
     assert kin(page, "above") == set()
     page.click("#everything")
     assert kin(page, "above") == kin(page, "below") == set()
+    page.select_option("#direction", "both")
+    page.focus("#alone")
+    page.keyboard.press("Enter")
+    assert kin(page, "above") == {0, 2}, "the selected sentence, by keyboard"
+    page.keyboard.press("Enter")
+    assert kin(page, "above") == set()
 
 
 def test_the_graph_threshold_agrees_with_a_walk_over_the_matrix(visit, tmp_path):
@@ -299,7 +306,7 @@ def test_the_panel_shows_which_tokens_hiding_a_sentence_moved(visit, report):
     a, b = scores.token_offsets[after]
     assert f"on {trace.text[a:b].strip()} in 5" in page.inner_text("#panel .tokens .readout")
     first.locator("a").click()
-    assert panel(page).startswith(f"Sentence {target}")
+    page.locator("#panel header b", has_text=f"Sentence {target}").wait_for()
     page.keyboard.press("Escape")
 
 
@@ -329,6 +336,14 @@ def test_every_text_on_the_page_meets_wcag_aa(visit, report, scheme, by):
     assert seen > 300 and low == []
 
 
+def test_a_page_of_transfer_runs_is_readable_everywhere(visit, tmp_path):
+    path = write_transfer_report([a_matrix(), a_transfer()], tmp_path / "moved.html")
+    for options in ({"color_scheme": "dark"}, {"viewport": PHONE, "is_mobile": True}):
+        page = visit(path, **options)
+        assert page.evaluate(CONTRAST)[1] == [] and page.evaluate(NAMES) == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= options.get("viewport", WIDE)["width"]
+
+
 def test_every_control_and_figure_has_a_name(visit, report):
     page = visit(report)
     assert page.evaluate(NAMES) == []
@@ -353,6 +368,7 @@ def test_every_control_is_reached_by_the_tab_key(visit, report):
         "edges",
         "direction",
         "strength",
+        "alone",
     } <= reached
 
 
@@ -364,6 +380,24 @@ def test_a_phone_needs_no_sideways_scrolling_and_shows_the_panel_on_demand(visit
     assert page.is_visible("#panel") and page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     page.click("#panel .close")
     assert not page.is_visible("#panel")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_without_javascript_every_sentence_has_what_the_panel_says(visit, report, scheme):
+    assert not visit(report).is_visible(".still"), "the script says it in the panel"
+    page = visit(report, java_script_enabled=False, color_scheme=scheme)
+    row = page.locator(".still > ol > li").nth(3)
+    said = " ".join(row.inner_text().split())
+    for shown in ("This is sentence number 3", "before", "after", "0.20 → 0.80", "n 10 → 10", "An alternative"):
+        assert shown in said, shown
+    square = suppression_scores(a_trace()).matrix
+    assert square is not None
+    strongest = 4 + int(np.argmax(np.abs(square[4:, 3])))
+    assert f"suppression on {strongest}: {number(float(square[strongest, 3]), signed=True)} [" in said
+    assert row.locator("mark").count() == 3 and row.locator(".side i").first.is_visible()
+    assert page.evaluate(CONTRAST)[1] == []
+    page.set_viewport_size(PHONE)
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
 
 
 def test_without_javascript_every_figure_is_there_and_no_dead_control(visit, report):
@@ -379,10 +413,8 @@ def test_without_javascript_every_figure_is_there_and_no_dead_control(visit, rep
 def test_paper_shows_text_and_figures_in_light_colours(visit, report):
     page = visit(report, color_scheme="dark")
     page.emulate_media(media="print")
-    assert (
-        not page.is_visible("#panel")
-        and page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    )
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.is_visible("#panel .answertable"), "the selected sentence is printed too"
     assert page.locator("button, input, .strips .tools").evaluate_all(VISIBLE) == 0, "no dead control on paper"
     page.set_viewport_size({"width": 794, "height": 1123})
     assert page.evaluate("document.documentElement.scrollWidth") <= 830, "nothing is cut at the edge of A4"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import sqlite3
+import struct
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from anchors.importance import resampling_importance
-from anchors.report.serving import ReadOnly, live_server
+from anchors.report.serving import Live, ReadOnly, live_server
 from anchors.rollouts import STORE, Rollout, Rollouts, Store
 from anchors.scores import Scores
 from tests.reports import CHROMIUM, HOSTILE, a_trace, needs_chromium
@@ -115,8 +118,6 @@ def test_it_follows_a_run_that_is_being_written(tmp_path, serve):
 
 
 def test_answers_are_read_once_a_rollout(tmp_path, monkeypatch):
-    from anchors.report.serving import Live
-
     rollouts, read = a_run(tmp_path / "run"), []
     plain = Rollouts.answers
     monkeypatch.setattr(Rollouts, "answers", lambda self, k, **options: read.append(k) or plain(self, k, **options))
@@ -229,6 +230,24 @@ def test_answers_forbid_framing_sniffing_and_caching(tmp_path, serve):
     rules = {"X-Frame-Options": "DENY", "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
     assert {name: headers[name] for name in rules} == rules
     assert ask(serve(tmp_path / "run"), "/", method="HEAD")[1] == ""
+
+
+def test_a_browser_that_leaves_early_is_no_error(tmp_path, serve, monkeypatch, capsys):
+    a_run(tmp_path / "run", n=1)
+    port, left = serve(tmp_path / "run"), threading.Event()
+
+    def report(live, number):
+        left.wait(10)
+        return "x" * 5_000_000
+
+    monkeypatch.setattr(Live, "report", report)
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.sendall(f"GET /report HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+    left.set()
+    assert ask(port, "/state")[0] == 200, "the lock is free again"
+    time.sleep(0.2)
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_a_folder_that_is_no_run_is_refused_and_left_alone(tmp_path):

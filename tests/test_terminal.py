@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from typing import Any
@@ -18,8 +19,11 @@ from rich.console import Console
 from anchors import cli, scoring
 from anchors.commands.options import complete_methods, complete_model
 from anchors.models import lab_models, load_model
+from anchors.resampling import resample
+from anchors.rollouts import Rollouts
 from anchors.scores import Scores
-from anchors.scoring import score_traces
+from anchors.scoring import score_traces, scores_folder
+from anchors.spending import watched
 from anchors.table import top_sentences
 
 COMMANDS = typer.main.get_command(cli.app)
@@ -116,6 +120,41 @@ def test_scoring_shows_the_method_the_rate_the_time_left_and_the_tokens(monkeypa
     monkeypatch.setattr(sys, "stderr", quiet)
     list(scoring.score_traces([problem_trace], tiny, methods="suppress", progress=False))
     assert quiet.getvalue() == ""
+
+
+def test_models_report_what_they_generate_and_read(monkeypatch, problem_trace):
+    from tqdm.auto import tqdm
+
+    reasoner, shown = load_model("lab/reasoner"), Tty()
+    monkeypatch.setattr(sys, "stderr", shown)
+    with tqdm(total=1) as bar, watched(bar) as spent:
+        rollouts = resample(problem_trace, reasoner, n=1, seed=0, progress=False)
+        drawn = rollouts.cost().tokens
+        assert spent.generated == drawn > 0
+        reasoner.score([problem_trace.text], [len(problem_trace.prompt)])
+    assert spent.read >= len(reasoner.encode(problem_trace.text).ids)
+    assert f"{drawn:,} tokens generated, {spent.read:,} tokens read" in shown.getvalue()
+    before = (spent.generated, spent.read)
+    reasoner.score([problem_trace.text], [len(problem_trace.prompt)])
+    assert (spent.generated, spent.read) == before, "a closed bar counts no more"
+
+
+def test_transfer_shows_the_rate_the_time_left_and_the_tokens_and_writes_its_page(run, monkeypatch, tmp_path):
+    traces, folder = tmp_path / "t.jsonl", tmp_path / "run"
+    run("write", "Find 3 + 4 * 2 modulo 10.", "--model", "lab/reasoner", "-o", traces, "-q")
+    run("score", traces, "--model", "lab/reasoner", "--out", folder, "--methods", "forced", "-q")
+    trace, shown = Rollouts.open(folder)[0].trace, Tty()
+    values = np.arange(len(trace)) == 2
+    scores = Scores.of(trace, "forced", values.astype(float), p=1 - 0.99999 * values)
+    scores.save(scores_folder(folder, trace) / "forced.npz")
+    words = ("transfer", folder, "--reader", "lab/reasoner-b", "--method", "forced", "--relaxed")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", shown)
+        code, _, _ = run(*words, "--report", tmp_path / "m.html")
+    said = shown.getvalue()
+    assert code == 0 and "reading by lab/reasoner-b" in said and "1/1" in said
+    assert "Gate, fixed before the run" in (tmp_path / "m.html").read_text("utf-8")
+    assert re.search(r"[\d.]+(s/)? traces(/s)?, .*[1-9][\d,]* tokens read", said)
 
 
 def test_the_table_fits_80_columns_and_cuts_no_heading(problem_trace):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,23 +42,29 @@ def experiment(
     quiet: Quiet = False,
 ) -> None:
     """Test one of the project's claims, or all, by a rule fixed beforehand: holds, fails or inconclusive."""
+    from tqdm.auto import tqdm
+
     from anchors.experiments import CLAIMS, Setting, run_experiment, summary
     from anchors.experiments.base import Result
+    from anchors.spending import watched
 
     quiet_logging(quiet)
     preset = "quick" if quick else "full"
     setting = Setting(preset, seed, model, reader, out, progress=not quiet)
     results = []
-    for name in list(CLAIMS) if claim == "all" else [claim]:
-        kept = out / f"{name.upper()}.json"
-        stored = Result.load(kept) if claim == "all" and not again and kept.exists() else None
-        if stored is not None and _same_run(stored.made, setting):
-            results.append(stored)
-            continue
-        results.append(run_experiment(name, setting))
-        if claim == "all" and not quiet:
-            found = results[-1]
-            typer.echo(f"{found.claim.id} {found.verdict.word} ({found.made['seconds']:.0f} s)", err=True)
+    names = list(CLAIMS) if claim == "all" else [claim]
+    with tqdm(names, unit=" claims", disable=quiet or None) as bar, watched(bar):
+        for name in bar:
+            bar.set_description_str(name)
+            kept = out / f"{name.upper()}.json"
+            stored = Result.load(kept) if claim == "all" and not again and kept.exists() else None
+            if stored is not None and _same_run(stored.made, setting):
+                results.append(stored)
+                continue
+            results.append(run_experiment(name, setting))
+            if claim == "all" and not quiet:
+                found = results[-1]
+                bar.write(f"{found.claim.id} {found.verdict.word} ({found.made['seconds']:.0f} s)", file=sys.stderr)
     if json_output:
         typer.echo(json.dumps([r.to_json() for r in results] if claim == "all" else results[0].to_json()))
     elif claim == "all":

@@ -68,7 +68,8 @@ def write(
     quiet_logging(quiet)
     given = read_prompts(prompts) if prompts.endswith(".jsonl") else [(prompts, None)]
     targets = [target for _, target in given]
-    written = write_traces([prompt for prompt, _ in given], load_model(model), targets=targets, seed=seed)
+    asked, shown = [prompt for prompt, _ in given], not quiet
+    written = write_traces(asked, load_model(model), targets=targets, seed=seed, progress=shown)
     write_jsonl(written, out)
     for trace in written:
         made = {"trace": trace.id, "sentences": len(trace), "answer": trace.answer, "target": trace.target}

@@ -57,6 +57,7 @@ def transfer(
     workers: Workers = None,
     gpus_per_worker: Gpus = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="also write everything found to this JSON file")] = None,
+    report: Annotated[Path | None, typer.Option("--report", help="also write it as an HTML page")] = None,
     json_output: Json = False,
     quiet: Quiet = False,
 ) -> None:  # fmt: skip
@@ -82,6 +83,10 @@ def transfer(
         )  # fmt: skip
     if out is not None:
         found.save(out)
+    if report is not None:
+        from anchors.report import write_transfer_report
+
+        write_transfer_report(found, report)
     typer.echo(json.dumps(found.to_json()) if json_output else printable(str(found)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,9 +41,12 @@ def vote(
     quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Vote with many traces of one prompt: majority, weighted by confidence, the most confident only, and online."""
+    from tqdm.auto import tqdm
+
     from anchors.confidence import KINDS
     from anchors.models import load_model
     from anchors.online import EarlyStop
+    from anchors.spending import watched
 
     quiet_logging(quiet)
     if (traces is None) == (prompts is None):
@@ -54,9 +58,11 @@ def vote(
     if online:
         chosen["rule"] = EarlyStop(min(warm_up, max(1, n // 2)), top, n, consensus or None)
     if traces is not None:
-        found = [_stored(prompt, group, loaded, chosen) for prompt, group in _by_prompt(traces).items()]
+        asked = [partial(_stored, prompt, group, loaded, chosen) for prompt, group in _by_prompt(traces).items()]
     else:
-        found = [_drawn(prompt, gold, loaded, chosen, n, seed) for prompt, gold in _prompts(str(prompts))]
+        asked = [partial(_drawn, prompt, gold, loaded, chosen, n, seed) for prompt, gold in _prompts(str(prompts))]
+    with tqdm(asked, desc="vote", unit=" prompts", disable=quiet or None) as bar, watched(bar):
+        found = [count() for count in bar]
     if json_output:
         typer.echo(json.dumps(found))
         return

@@ -16,6 +16,7 @@ from anchors.billing import WIDE
 from anchors.distributed.cluster import Cluster, Unit
 from anchors.distributed.workers import About, Spec, call_method, describe, draw, score_variants
 from anchors.models.base import Completion, Job, Sampling, Scored
+from anchors.spending import generating
 
 AHEAD: Final = 2
 """Slices with a worker at once: the one it draws, and the next."""
@@ -72,7 +73,7 @@ class RayModel:
 
         for unit, found in self.cluster.results(self.spec, cut, ahead=AHEAD):
             slices.learn(len(unit.item) / max(found.seconds, 1e-6))
-            yield from zip(unit.item, found.value, strict=True)
+            yield from generating(zip(unit.item, found.value, strict=True))
 
     def map(self, function: Callable[..., Any], items: Iterable[Any], **options: Any) -> Iterator[tuple[int, Any]]:
         """(index, `function(item, replica, **options)`) of every item, as they finish; each is a unit of its own.

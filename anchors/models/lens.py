@@ -26,6 +26,7 @@ from anchors.models import attention_pass
 from anchors.models.attention_pass import Block, LayerCache, TracePass
 from anchors.models.base import CapabilityError, Completion, Job, Sampling, Scored, Tokens
 from anchors.models.tokens import answer_tokens, token_spans
+from anchors.spending import generating, spend
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -197,6 +198,7 @@ class LensModel:
             ValueError: one of them is NaN or infinite.
         """
         new = torch.tensor([ids[run.start :]], device=self.device)
+        spend(read=new.shape[1])
         positions = torch.arange(run.start, len(ids), device=self.device)[None]
         found = self.run_module(new, positions, run)[0]
         if not bool(torch.isfinite(found).all()):
@@ -375,7 +377,7 @@ class LensModel:
         """Draw every job's rollout over a trunk its text's jobs share; see `anchors.models.engine`."""
         from anchors.models.engine import draw
 
-        return draw(self, jobs, sampling=sampling, seed=seed, batch_size=batch_size)
+        return generating(draw(self, jobs, sampling=sampling, seed=seed, batch_size=batch_size))
 
 
 def share_weights(module: Any) -> Any:

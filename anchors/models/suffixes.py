@@ -31,6 +31,7 @@ from anchors.models.attention_pass import (
     current_pass,
 )
 from anchors.models.lean_suffixes import lean_suffixes
+from anchors.spending import spend
 
 if TYPE_CHECKING:
     from anchors.models.lens import LensModel
@@ -133,6 +134,7 @@ def run_suffixes(
         )
         first, entering = (0, None) if late is None else (late.first, late.entering[positions][None])
         run = SuffixPass(cache, batch, model.device, first, entering)
+        spend(read=len(ids))
         if lean is not None:
             hidden = lean(ids, positions, run)
         else:

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from anchors.report.page import render, script_json
+from anchors.report.page import render, render_transfers, script_json
 from anchors.rollouts import Rollouts
 from anchors.scores import Scores
 from anchors.similarity import Similarity
 from anchors.trace import Trace
 from anchors.transfer import Transfer, TransferMatrix
 
-__all__ = ["script_json", "write_report"]
+__all__ = ["script_json", "write_report", "write_transfer_report"]
 
 
 def write_report(
@@ -47,6 +47,31 @@ def write_report(
     )
     path = Path(path)
     path.write_bytes(page.encode("utf-8"))
+    return path
+
+
+def write_transfer_report(
+    found: Transfer | TransferMatrix | Sequence[Transfer | TransferMatrix],
+    path: str | Path,
+    *,
+    title: str | None = None,
+) -> Path:
+    """Write transfer runs, of however many traces, as one HTML file without a script: gate, retention, balance, curves.
+
+    Raises:
+        ValueError: there is nothing to show.
+        TypeError: something is neither a `Transfer` nor a `TransferMatrix`.
+    """
+    items = [found] if isinstance(found, Transfer | TransferMatrix) else list(found)
+    wrong = next((item for item in items if not isinstance(item, Transfer | TransferMatrix)), None)
+    if wrong is not None:
+        raise TypeError(f"found holds a {type(wrong).__name__}; this page takes Transfer and TransferMatrix")
+    if not items:
+        raise ValueError("there is no transfer run; give what transfer_anchors or transfer_matrix returned")
+    runs = [item for item in items if isinstance(item, Transfer)]
+    grids = [item for item in items if isinstance(item, TransferMatrix)]
+    path = Path(path)
+    path.write_bytes(render_transfers(runs, grids, title=title).encode("utf-8"))
     return path
 
 

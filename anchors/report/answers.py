@@ -24,8 +24,8 @@ from anchors.similarity import Similarity, default_similarity, lexical
 
 SHOWN_ANSWERS = 5
 NO_ANSWER_LABEL, OTHER_LABEL = "no answer", "other"
-ALTERNATIVES = 800  # alternatives in one report: keeps a 150-sentence page under 1 MB
-GROUPS = 8  # meanings of one sentence; the rest is one group
+ALTERNATIVES = 600  # alternatives in one report: keeps a 150-sentence page under 1 MB
+GROUPS = 6  # meanings of one sentence; the rest is one group
 SENTENCE_CHARACTERS = 150  # of an alternative
 SEARCHED_CHARACTERS = 2000  # of a rollout, for its first sentence
 STOPPED = "(stopped reasoning)"

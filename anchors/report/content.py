@@ -149,16 +149,26 @@ def leaks(trace: Trace) -> list[bool]:
 
 
 def flat(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """A nested record as (name, value) pairs of text."""
     rows = []
     for key, value in record.items():
         name = clean(f"{prefix}{key}")
         if isinstance(value, Mapping):
             rows += flat(value, f"{name} · ")
         elif isinstance(value, list | tuple | set):
-            rows.append((name, clean("; ".join(map(str, value))) or "none"))
+            items = [_said(item) for item in value]
+            more = f"; and {len(items) - LISTED} more" if len(items) > LISTED else ""
+            rows.append((name, f"{'; '.join(items[:LISTED])}{more}" or "none"))
         else:
-            rows.append((name, clean(str(value))))
+            rows.append((name, _said(value)))
     return rows
+
+
+def _said(value: object) -> str:
+    """A setting in words, a computed number to four digits."""
+    if isinstance(value, float):
+        return "not measured" if math.isnan(value) else f"{value:.4g}"
+    return clean(str(value))
 
 
 def record(scores: Scores, label: str) -> dict[str, Any]:

@@ -77,18 +77,25 @@ def arc(edge: Edge, size: int, *, thick: float = 5.0) -> str:
     """The outline of one arc: half an ellipse out, and back by a lower one that meets it at the target.
 
     >>> arc(Edge(0, 1, 1.0, 0.0, 0.0, 0.0, 0.0), 2)
-    'M247.5 240A251.2 168.3 0 0 1 750 240A248.8 165.8 0 0 0 252.5 240z'
+    'M247.5 240A251.1 166.7 0 0 1 750 240A248.6 164.2 0 0 0 252.5 240z'
     """
     a, b = ((i + 0.5) / size * WIDTH for i in (edge.source, edge.target))
     side = 1 if b > a else -1
     half = side * thick / 2
-    tall = (HEIGHT - 4) * math.sqrt(abs(b - a) / WIDTH) * 1.0085
+    tall = (HEIGHT - 4) * math.sqrt(abs(b - a) / WIDTH)
     sweep = 1 if b > a else 0
-    outer, inner = (abs(b - a) + thick / 2) / 2, (abs(b - a) - thick / 2) / 2
-    return (
-        f"M{a - half:g} {HEIGHT}A{outer:.1f} {tall:.1f} 0 0 {sweep} {b:g} {HEIGHT}"
-        f"A{inner:.1f} {max(tall - thick / 2, 1):.1f} 0 0 {1 - sweep} {a + half:g} {HEIGHT}z"
-    )
+    outer = radii((abs(b - a) + thick / 2) / 2, tall)
+    inner = radii(max((abs(b - a) - thick / 2) / 2, 0.1), tall - thick / 2)
+    return f"M{a - half:g} {HEIGHT}A{outer} 0 0 {sweep} {b:g} {HEIGHT}A{inner} 0 0 {1 - sweep} {a + half:g} {HEIGHT}z"
+
+
+def radii(wide: float, tall: float) -> str:
+    """Radii of half an ellipse, a little too small: SVG widens them to the chord, keeping their ratio.
+
+    Radii rounded up would make less than half an ellipse, whose ends meet the axis askew.
+    """
+    less = max(wide - 0.2, 0.1)
+    return f"{less:.1f} {max(tall, 1.0) * less / wide:.1f}"
 
 
 def record(found: Graph) -> list[list[float | int | None]]:

@@ -2,7 +2,7 @@
 
 1. A head's vertical scores are peaked where a few sentences receive its attention: that is its kurtosis.
 2. Profiles travel for as many heads as fit, sharpest first; whole matrices only for the heads the scores keep.
-3. Matrices travel as their lower triangle, pooled to 72 blocks a side in long traces, each showing its strongest cell.
+3. Matrices travel as their lower triangle, pooled to 64 blocks a side in long traces, each showing its strongest cell.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 from anchors.report.matrices import pooled, roots
 from anchors.scores import Scores
 
-SIDE = 72
-PROFILES = 40_000  # bytes of profiles in one report
+SIDE = 64
+PROFILES = 26_000  # bytes of profiles in one report
 SHADES = 8
 MAPS = 20
 

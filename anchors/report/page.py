@@ -19,7 +19,7 @@ import numpy as np
 
 from anchors.answers import NO_ANSWER, same_answer
 from anchors.plotting.palette import SHORT, style_sheet
-from anchors.report import content, drawing, graph, heads, matrices, tokens
+from anchors.report import content, drawing, graph, heads, matrices, tokens, unscripted
 from anchors.report.answers import Answers, similarity_of
 from anchors.report.grid import forest, heat_map
 from anchors.report.transfers import section
@@ -29,7 +29,7 @@ from anchors.similarity import Similarity
 from anchors.trace import Trace
 from anchors.transfer import Transfer, TransferMatrix
 
-STYLES = ("page", "strips", "text", "panel", "figures", "transfer", "narrow", "print")
+STYLES = ("page", "strips", "text", "panel", "still", "figures", "transfer", "narrow", "print")
 SCRIPTS = ("words", "state", "strips", "threshold", "panel", "tokens", "matrices", "heads", "arcs", "pointer", "start")
 VERSIONS = ("anchors", "numpy", "scipy", "torch", "transformers", "transformer-lens")
 
@@ -46,14 +46,29 @@ def render(
 ) -> str:
     """The report as text."""
     answers = None if rollouts is None else Answers(rollouts)
-    moved = [section(t) | {"forest": forest(t.retention)} for t in transfers]
     return template("report.html.j2").render(
         title=drawing.clean(title or f"Trace {trace.id}"),
-        transfers=moved,
-        grids=[heat_map(g) for g in grids],
+        **_moved(transfers, grids),
         **assets(STYLES, SCRIPTS),
         **_context(trace, scores, answers, similarity),
     )
+
+
+def render_transfers(
+    transfers: Sequence[Transfer], grids: Sequence[TransferMatrix], *, title: str | None = None
+) -> str:
+    """A page of transfer runs alone; it has no script."""
+    return template("moved.html.j2").render(
+        title=drawing.clean(title or "Transfer of anchors"),
+        versions=_versions(),
+        **_moved(transfers, grids),
+        **assets(STYLES, ()),
+    )
+
+
+def _moved(transfers: Sequence[Transfer], grids: Sequence[TransferMatrix]) -> dict[str, Any]:
+    shown = [section(t) | {"forest": forest(t.retention)} for t in transfers]
+    return {"transfers": shown, "grids": [heat_map(g) for g in grids]}
 
 
 def template(name: str) -> Any:
@@ -103,6 +118,7 @@ def _context(
     names = content.labels(scores)
     methods = [_method(s, name) for s, name in zip(scores, names, strict=True)]
     measure = None if answers is None else similarity or similarity_of(scores)
+    meanings = None if answers is None or measure is None else answers.alternatives(measure)
     peaked = heads.with_heads(scores)
     data = {
         "scores": [content.record(s, name) for s, name in zip(scores, names, strict=True)],
@@ -110,7 +126,7 @@ def _context(
         "heads": None if peaked is None else heads.record(peaked),
         "tokens": tokens.record(scores),
         "answers": None if answers is None else _counted(answers),
-        "meanings": None if answers is None or measure is None else answers.alternatives(measure),
+        "meanings": meanings,
     }
     return {
         "trace": trace,
@@ -121,6 +137,7 @@ def _context(
         "facts": _facts(trace, answers),
         "agreement": content.agreement_table(scores),
         "answers": _bands(answers),
+        "rows": unscripted.rows(scores, names, answers, meanings),
         "anchors": content.marked(scores[0]),
         "legend": data["scores"][0]["legend"],
         "heads": None if peaked is None else _heads(peaked),
@@ -232,8 +249,12 @@ def _provenance(trace: Trace, answers: Answers | None, measure: Similarity | Non
         rows += _drawn(answers)
     if measure is not None:
         rows.append(("alternatives grouped by", f"{measure.name}, the same from {measure.threshold:g}"))
+    return [*rows, ("versions", _versions())]
+
+
+def _versions() -> str:
     versions = [f"{name} {found}" for name in VERSIONS if (found := _version(name))]
-    return [*rows, ("versions", ", ".join([f"Python {platform.python_version()}", *versions]))]
+    return ", ".join([f"Python {platform.python_version()}", *versions])
 
 
 def _drawn(answers: Answers) -> list[tuple[str, str]]:

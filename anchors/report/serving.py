@@ -142,6 +142,12 @@ class _Answering(BaseHTTPRequestHandler):
         self.live = live
         super().__init__(*rest)
 
+    def handle(self) -> None:
+        try:
+            super().handle()
+        except ConnectionError as error:
+            logger.debug("the browser left: %s", error)
+
     def do_GET(self) -> None:
         if not self._asked_here():
             self._send(HTTPStatus.FORBIDDEN, "this server answers 127.0.0.1 and localhost only")

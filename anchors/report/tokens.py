@@ -21,7 +21,7 @@ from anchors.report.matrices import roots
 from anchors.scores import Scores
 from anchors.trace import Trace
 
-BYTES = 40_000
+BYTES = 32_000
 PARTS = ("token_effects", "token_sources", "token_offsets")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from anchors.plotting.curves import AREAS
 from anchors.plotting.style import whole_outcome
+from anchors.report.content import flat
 from anchors.report.drawing import Lines, clean, lines, number
 from anchors.transfer import Curve, Mean, Rank, Retention, Transfer
 
@@ -54,6 +55,7 @@ def section(run: Transfer) -> dict[str, Any]:
         "pairs": "" if run.pairs is None else _pairs(run.pairs),
         "refused": [clean(str(reason)) for reason in run.details.get("not measured", ())],
         "excluded": [clean(reason) for reason in run.excluded],
+        "settings": flat({k: v for k, v in run.details.items() if k != "not measured"}),
     }
 
 

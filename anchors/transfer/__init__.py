@@ -14,7 +14,7 @@ Source: the transfer specification of this project (sections T0 to T5), which re
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, KeysView, Sequence
+from collections.abc import Callable, Iterator, KeysView, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ from anchors.reading import can_block, can_force, free_answers
 from anchors.rollouts import Rollouts
 from anchors.scores import Scores
 from anchors.similarity import Similarity, default_similarity
+from anchors.spending import watched
 from anchors.transfer.assemble import assemble
 from anchors.transfer.curve import BEST
 from anchors.transfer.inputs import Inputs, gather
@@ -134,14 +135,20 @@ def transfer_anchors(
     records, excluded, unmatched = [], list(inputs.excluded), 0
     cases = [(w, [t for t in traces if t.prompt != w.trace.prompt], runs.get(w.trace.id)) for w in inputs.written]
     reading = read_traces(cases, models, plan, None if out is None else Path(out))
-    bar = tqdm(reading, desc=f"reading by {reader.name}", total=len(cases), disable=None if progress else True)
-    for i, found in sorted(bar, key=lambda item: item[0]):
+    shown = {"desc": f"reading by {reader.name}", "total": len(cases), "disable": None if progress else True}
+    for i, found in sorted(_shown(reading, **shown), key=lambda item: item[0]):
         if isinstance(found, LeftOut):
             excluded.append(found.reason)
             unmatched += found.unmatched
         else:
             records.append((inputs.written[i], found))
     return assemble(inputs, records, excluded, plan, reader=reader, margin=margin, refused=refused, unmatched=unmatched)
+
+
+def _shown(reading: Iterator[tuple[int, Any]], **options: Any) -> Iterator[tuple[int, Any]]:
+    """What is read, trace by trace, with the rate, the time left and the tokens spent."""
+    with tqdm(reading, unit=" traces", **options) as bar, watched(bar):
+        yield from bar
 
 
 def _own_answers(items: Sequence[Given], reader: Any, *, n: int, seed: int) -> dict[str, str]:

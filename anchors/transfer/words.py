@@ -9,19 +9,19 @@ from anchors.transfer.results import Condition, Controls, Curve, Rank, Retention
 
 def in_words(run: Transfer) -> str:
     """Verdict first, then what it rests on."""
+    traces = f"{run.traces} trace" if run.traces == 1 else f"{run.traces} traces"
     lines = [
         f"{run.writer} -> {run.reader}: {run.verdict.upper()}",
         f"  {run.reason}",
-        f"  {run.method} anchors, outcome: {run.unit}; {run.traces} traces, {run.anchors} anchors matched, "
+        f"  {run.method} anchors, outcome: {run.unit}; {traces}, {run.anchors} anchors matched, "
         f"{run.unmatched} not ({_share(run.unmatched, run.anchors + run.unmatched)})",
         "gate (fixed before the run)",
     ]
     lines += [f"  {_mark(c.passed)} {c.name}: {c.found}{_bars(c)}" for c in run.gate.conditions]
     lines += ["retention (reader's effect of the anchors over matched controls)"]
     lines += [line for retention in run.retention for line in _retention(retention)]
-    lines += (
-        ["  balance: " + ", ".join(f"{b.variable} {b.difference:+.2f} sd" for b in run.balance)] if run.balance else []
-    )
+    balance = ", ".join(f"{b.variable} {_number(b.difference, '+.2f', ' sd')}" for b in run.balance)
+    lines += [f"  balance: {balance}"] if balance else []
     lines += list(_rank(run.rank)) if run.rank else []
     lines += list(_curves(run.curve))
     lines += list(_controls(run.controls)) if run.controls else []
@@ -34,9 +34,18 @@ def in_words(run: Transfer) -> str:
             f"answered at all: {alone[0]:.0%} with the whole trace, {alone[1]:.0%} without; no answer counts as not reaching it"
         ]
     held = run.details["secondary tests, Holm p"]
-    lines += ["secondary tests, Holm: " + ", ".join(f"{name} p = {p:.2g}" for name, p in held.items())] if held else []
+    secondary = ", ".join(f"{name} p = {_number(p, '.2g')}" for name, p in held.items())
+    lines += [f"secondary tests, Holm: {secondary}"] if held else []
     lines += ["one writer and one reader model: nothing is said about other training seeds of either"]
     return "\n".join(lines)
+
+
+def _number(value: float, form: str = "+.3f", unit: str = "") -> str:
+    return "not measured" if value != value else format(value, form) + unit
+
+
+def _range(low: float, high: float, form: str = "+.3f") -> str:
+    return "(no interval)" if low != low else f"[{low:{form}}, {high:{form}}]"
 
 
 def _mark(passed: bool | None) -> str:
@@ -52,12 +61,13 @@ def _share(part: int, whole: int) -> str:
 
 
 def _retention(r: Retention) -> Iterator[str]:
-    yield f"  {r.operation}: d = {r.reader}; bootstrap [{r.reader.boot_low:+.3f}, {r.reader.boot_high:+.3f}]"
-    yield f"    anchors {r.anchors.value:+.3f}, controls {r.controls.value:+.3f}; per token removed {r.per_token.value:+.4f}"
+    yield f"  {r.operation}: d = {r.reader}; bootstrap {_range(r.reader.boot_low, r.reader.boot_high)}"
+    anchors, controls = _number(r.anchors.value), _number(r.controls.value)
+    yield f"    anchors {anchors}, controls {controls}; per token removed {_number(r.per_token.value, '+.4f')}"
     if r.writer is not None:
         yield f"    in the writer: d = {r.writer}"
     if r.ratio is not None:
-        yield f"    retained: {r.ratio[0]:.2f} of the writer's effect [{r.ratio[1]:.2f}, {r.ratio[2]:.2f}]"
+        yield f"    retained: {_number(r.ratio[0], '.2f')} of the writer's effect {_range(*r.ratio[1:], '.2f')}"
     if r.given_answer is not None:
         yield f"    over the continuations that answer: d = {r.given_answer}"
     if r.partial:
@@ -66,16 +76,19 @@ def _retention(r: Retention) -> Iterator[str]:
 
 def _rank(rank: Rank) -> Iterator[str]:
     yield f"rank agreement with {rank.compared}"
-    yield f"  Spearman {rank.spearman}; permutation within traces p = {rank.p:.2g}"
-    yield f"  Kendall {rank.kendall.value:+.3f}; position, length, mention, headroom, perplexity taken out: {rank.partial}"
+    yield f"  Spearman {rank.spearman}; permutation within traces p = {_number(rank.p, '.2g')}"
+    taken = f"position, length, mention, headroom, perplexity taken out: {rank.partial}"
+    yield f"  Kendall {_number(rank.kendall.value)}; {taken}"
     if rank.ceiling == rank.ceiling:
         yield (
             f"  ceiling {rank.ceiling:.2f} (reliability {rank.writer_reliability:.2f} and {rank.reader_reliability:.2f}); "
             f"{rank.corrected:.2f} of it reached"
         )
-    yield f"  overlap of the top {rank.overlap:.2f}, by chance {rank.chance:.2f}, p = {rank.overlap_p:.2g}"
+    overlap, chance = _number(rank.overlap, ".2f"), _number(rank.chance, ".2f")
+    yield f"  overlap of the top {overlap}, by chance {chance}, p = {_number(rank.overlap_p, '.2g')}"
     p = rank.percentile
-    yield f"  the anchors' percentile in the reader {p.value:.2f} [{p.low:.2f}, {p.high:.2f}], 0.50 where unrelated"
+    found = f"{_number(p.value, '.2f')} {_range(p.low, p.high, '.2f')}"
+    yield f"  the anchors' percentile in the reader {found}, 0.50 where unrelated"
 
 
 def _curves(curves: tuple[Curve, ...]) -> Iterator[str]:
@@ -97,9 +110,9 @@ def _curves(curves: tuple[Curve, ...]) -> Iterator[str]:
 
 def _controls(controls: Controls) -> Iterator[str]:
     yield "the trace shown otherwise (outcome of the reader)"
-    yield "  " + ", ".join(f"{name} {mean.value:+.3f}" for name, mean in controls.outcomes.items())
+    yield "  " + ", ".join(f"{name} {_number(mean.value)}" for name, mean in controls.outcomes.items())
     for c in controls.contrasts:
-        yield f"  {c.name} ({c.formula}): {c.difference}, Holm p = {c.p_holm:.2g}"
+        yield f"  {c.name} ({c.formula}): {c.difference}, Holm p = {_number(c.p_holm, '.2g')}"
     if controls.recovery:
         altered, plain = (
             ", ".join(f"{kind} {share:.0%}" for kind, share in row.items()) or "not read"

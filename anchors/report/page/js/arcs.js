@@ -2,12 +2,13 @@
 class Graph {
   constructor(host) {
     this.host = host;
-    [this.which, this.direction, this.slider, this.count, this.all, this.words] = ["edges", "direction", "strength", "edgecount", "everything", "lineage"].map(byId);
+    [this.which, this.direction, this.slider, this.count, this.one, this.all, this.words] = ["edges", "direction", "strength", "edgecount", "alone", "everything", "lineage"].map(byId);
     this.alone = null;
     this.which.addEventListener("change", () => this.open(+this.which.value));
     this.slider.addEventListener("input", () => this.cut(+this.slider.value));
     this.direction.addEventListener("change", () => this.isolate(this.alone));
-    this.all.addEventListener("click", () => this.isolate(null));
+    this.one.addEventListener("click", () => { this.isolate(state.selected); this.all.focus(); });
+    this.all.addEventListener("click", () => { this.isolate(null); this.one.focus(); });
     host.addEventListener("click", (event) => { const i = this.place(event); if (i !== null) { pick(i, { focus: false, scroll: false }); this.isolate(i); } });
     host.addEventListener("pointermove", (event) => this.hint(event));
     host.addEventListener("pointerleave", hush);
@@ -44,11 +45,13 @@ class Graph {
   }
 
   // Half an ellipse out, and back by a lower one that meets it at the target: thick at the source, thin at the target.
+  // Radii are a little too small, so that the browser widens them to just half an ellipse: see `graph.radii`.
   outline(a, b, thick = 5) {
     const side = Math.sign(b - a), half = side * thick / 2, far = Math.abs(b - a), sweep = side > 0 ? 1 : 0;
     const tall = (this.height - 8) * Math.sqrt(far / this.width), y = this.height;
-    return `M${(a - half).toFixed(1)} ${y}A${(far / 2 + thick / 4).toFixed(1)} ${tall.toFixed(1)} 0 0 ${sweep} ${b.toFixed(1)} ${y}`
-      + `A${Math.max(far / 2 - thick / 4, 0.1).toFixed(1)} ${Math.max(tall - thick / 2, 1).toFixed(1)} 0 0 ${1 - sweep} ${(a + half).toFixed(1)} ${y}z`;
+    const radii = (wide, high) => { const less = Math.max(wide - 0.2, 0.1); return `${less.toFixed(1)} ${(Math.max(high, 1) * less / wide).toFixed(1)}`; };
+    return `M${(a - half).toFixed(1)} ${y}A${radii(far / 2 + thick / 4, tall)} 0 0 ${sweep} ${b.toFixed(1)} ${y}`
+      + `A${radii(Math.max(far / 2 - thick / 4, 0.1), tall - thick / 2)} 0 0 ${1 - sweep} ${(a + half).toFixed(1)} ${y}z`;
   }
 
   cut(count) {
@@ -83,6 +86,7 @@ class Graph {
   isolate(i) {
     this.alone = i;
     this.all.hidden = i === null;
+    this.one.hidden = i !== null;
     const none = [new Set(), new Set()], way = this.direction.value;
     const [above, into] = i === null || way === "out" ? none : this.reach(i, "target", "source");
     const [below, out] = i === null || way === "into" ? none : this.reach(i, "source", "target");
