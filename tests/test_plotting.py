@@ -229,7 +229,7 @@ def test_agreement_writes_the_correlations():
 
 def test_heat_map_writes_d_and_a_mark_for_the_verdict_and_frames_self_effects():
     ax = plotting.transfer_heat_map(a_matrix())
-    assert [t.get_text() for t in ax.texts[:3]] == ["+0.90 ✓", "+0.52 ✓", "−0.21 –"]
+    assert [t.get_text() for t in ax.texts[:3]] == ["+0.90\n✓", "+0.52\n✓", "−0.21\n–"]
     assert ax.texts[5].get_text() == "n/a –" and ax.texts[6].get_text() == "+0.05 ?"
     assert ax.get_title(loc="right") == "✓ transfers   ? inconclusive   – gate failed"
     assert len(ax.patches) == 3

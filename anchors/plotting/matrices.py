@@ -124,7 +124,7 @@ def transfer_heat_map(matrix: TransferMatrix, ax: Axes | None = None) -> Axes:
             run = matrix.cells[w][r]
             d = "n/a" if np.isnan(table[i, j]) else signed(float(table[i, j]))
             ink = INK if np.isnan(table[i, j]) else ink_on(float(table[i, j]) / bound)
-            ax.text(j, i, f"{d} {MARKS[run.verdict]}", ha="center", va="center", fontsize=6.5, color=ink)
+            ax.text(j, i, f"{d}\n{MARKS[run.verdict]}", ha="center", va="center", fontsize=6.5, color=ink)
             if w == r:
                 ax.add_patch(_frame(i, j))
     ax.set_xticks(range(len(readers)), [_model(r) for r in readers], rotation=30, ha="right", rotation_mode="anchor")

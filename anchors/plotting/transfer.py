@@ -109,7 +109,7 @@ def shift_plot(shift: Shift | Sequence[Shift], ax: Axes | None = None) -> Axes:
 
 def _head(ax: Axes, s: Shift, y: float) -> None:
     """The name of an axis among the row labels, its slope and trend inside the plot."""
-    trend = "" if s.trend is None or np.isnan(s.trend.p) else f", trend p = {s.trend.p:.1g}"
+    trend = "" if s.trend is None or np.isnan(s.trend.p) else f", trend p = {s.trend.p:.2g}"
     slope = "slope not defined"
     if not np.isnan(s.slope.value):
         slope = f"slope {signed(s.slope.value)} [{signed(s.slope.low)}, {signed(s.slope.high)}]"
