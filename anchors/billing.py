@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from anchors.memory import Estimate, resampling_memory
+from anchors.memory import CLEARLY, Estimate, resampling_memory
 from anchors.models.base import Job, Model, Sampling
 from anchors.rollouts import Rollout, Rollouts
 from anchors.trace import Trace
@@ -103,7 +103,11 @@ def calibrate(
     keep: bool = True,
     **options: Any,
 ) -> Bill:
-    """Draw a few of the missing rollouts, spread over traces and boundaries, and extrapolate; `keep` stores them."""
+    """Draw a few of the missing rollouts, spread over traces and boundaries, and extrapolate; `keep` stores them.
+
+    Raises:
+        ValueError: with `keep`, the run needs clearly more memory than is free (`anchors.memory.CLEARLY`).
+    """
     width = int(options.get("batch_size") or WIDE)
     missing = [(run, pair) for run in runs for pair in run.missing(n)]
     stored = sum(run.cost().rollouts for run in runs)
@@ -130,6 +134,8 @@ def calibrate(
     tokens = round(lengths.sum())
     cost = None if price is None else tokens * price / 1e6
     need = _memory(runs, left, drawn, model, width)
+    if keep and need is not None:
+        need.check(CLEARLY)
     memory, shortage = (None, None) if need is None else (need.peak, need.shortage())
     return Bill(len(left), stored + done, tokens, seconds, cost, limited, memory=memory, shortage=shortage)
 
@@ -212,7 +218,7 @@ def _memory(
     traces = {run.trace.id: run.trace for run in runs}
     tokens = [len(encode(trace.text).ids) for trace in traces.values()]
     most = max(len(trace) for trace in traces.values())
-    return resampling_memory(model, tokens, most, rows=min(width, max(1, len(left))), longest=longest)
+    return resampling_memory(model, tokens, most, rollouts=max(1, len(left)), width=width, longest=longest)
 
 
 def _limited(trace: Trace, model: Model, sampling: Sampling) -> int:

@@ -16,7 +16,7 @@ from contextlib import closing, suppress
 from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
-from zlib import compress, decompress
+from zlib import compress, decompressobj
 from zlib import error as ZlibError
 
 from tqdm.auto import tqdm
@@ -28,6 +28,8 @@ from anchors.store import BATCH, Store, read_text, stored_text
 from anchors.trace import Trace
 
 FORMAT: Final = 1
+MOST: Final = 1 << 30
+"""Bytes of all the traces of a Parquet file."""
 COLUMNS: Final = ("trace", "kind", "position", "sample", "tokens", "finish", "text", "bytes")
 """Of a rollout; `trace` is its id, and `bytes` is null where `text` is not."""
 FINISHES: Final = ("stop", "length")
@@ -132,7 +134,7 @@ def _wrong(row: Mapping[str, Any], traces: Mapping[str, Trace]) -> str:
     """Why a row is no rollout of these traces; nothing where it is one."""
     if not isinstance(row, Mapping) or set(row) != set(COLUMNS):
         return f"it needs exactly {', '.join(COLUMNS)}"
-    if row["trace"] not in traces:
+    if not isinstance(row["trace"], str) or row["trace"] not in traces:
         return f"its trace {row['trace']!r} is not in the file"
     numbers = [row[name] for name in ("position", "sample", "tokens")]
     if any(type(number) is not int or not 0 <= number < 2**63 for number in numbers) or row["position"] > len(
@@ -183,7 +185,7 @@ def _head(about: Any, records: Iterable[Any], path: Path) -> _Head:
         if len({trace.id for trace in traces}) < len(traces):
             raise ValueError("two of its traces share an id")
         return _Head(dict(about["settings"]), traces, int(about["rollouts"]))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise ValueError(f"{path} is damaged before its first rollout: {error!r}; export the run again") from error
 
 
@@ -202,7 +204,8 @@ def _write_jsonl(path: Path, head: _Head, rows: Iterable[Mapping[str, Any]]) -> 
 def _read_jsonl(path: Path) -> tuple[_Head, Iterator[tuple[str, dict[str, Any]]]]:
     lines = _lines(path)
     _, about = next(lines, ("", None))
-    count = about.get("traces", 0) if isinstance(about, dict) else 0
+    count = about.get("traces") if isinstance(about, dict) else 0
+    count = count if type(count) is int and 0 <= count < 2**63 else 0
     head = _head(about, [record for _, record in islice(lines, count)], path)
     return head, ((where, _with_bytes(row)) for where, row in lines)
 
@@ -246,11 +249,20 @@ def _read_parquet(path: Path) -> tuple[_Head, Iterator[tuple[str, dict[str, Any]
         file = parquet.ParquetFile(path, pre_buffer=False)  # buffering ahead holds the whole file
         stored = file.metadata.metadata or {}
         about = json.loads(stored.get(b"anchors", b"null"))
-        records = json.loads(decompress(b64decode(stored.get(b"anchors.traces", b"")))) if about else []
+        records = json.loads(_inflated(b64decode(stored.get(b"anchors.traces", b"")))) if about else []
     except (arrow.ArrowException, OSError, ValueError, ZlibError) as error:
         raise _unreadable(path, error) from error
     head = _head(about, records, path)
     return head, ((f"{path}, row {number}", row) for number, row in enumerate(_rows(file, path)))
+
+
+def _inflated(data: bytes) -> bytes:
+    """What was compressed, of which a crafted file may claim to hold any amount."""
+    found = decompressobj()
+    text = found.decompress(data, MOST)
+    if found.unconsumed_tail:
+        raise ValueError(f"its traces are larger than {MOST >> 20:,} MB")
+    return text
 
 
 def _rows(file: Any, path: Path) -> Iterator[dict[str, Any]]:

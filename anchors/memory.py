@@ -3,7 +3,8 @@
 1. What is held for the whole run (keys and values, hidden states, matrices) and the largest passing working set are
    counted from the shapes of model and trace, in bytes.
 2. Bounds of blocks and groups are those the code itself uses, so that a change there changes the estimate.
-3. A run is refused only if its estimate is larger than what is free on the device it uses; the message says what to do.
+3. A run is refused only if its estimate is larger than what is free on the device it uses, rollouts, whose lengths are a
+   guess, only if it is `CLEARLY` larger; the message says what to do.
 What a process holds already, the weights above all, is not counted: it is no longer free.
 """
 
@@ -30,6 +31,8 @@ REMEDIES: Final = {
     "resample": "pass a smaller batch_size or max_new_tokens, or shorten the trace",
 }
 
+CLEARLY: Final = 2.0
+"""How many times what is free rollouts must need to be refused: more than any estimate was seen to be off."""
 
 WHITE_BOX: Final = ("suppression", "attention", "confidence")
 """Methods whose memory is known from the trace alone."""
@@ -100,24 +103,24 @@ class Estimate:
         short = self.shortage()
         return line if short is None else f"{line}; WILL NOT FIT: {short}"
 
-    def shortage(self) -> str | None:
-        """Why the run will not fit what is free now and what to do about it; None if it fits, or nothing is known."""
+    def shortage(self, times: float = 1.0) -> str | None:
+        """Why the run will not fit `times` what is free now and what to do; None if it fits, or nothing is known."""
         for device, needed in self.needs().items():
             free = available(device)
-            if free is not None and needed > free:
+            if free is not None and needed > times * free:
                 return (
                     f"{self.method} needs about {_mega(needed)} of {device} memory for {self.tokens:,} tokens and "
                     f"{self.sentences:,} sentences, and {_mega(free)} are free; {REMEDIES[self.method]}"
                 )
         return None
 
-    def check(self) -> None:
+    def check(self, times: float = 1.0) -> None:
         """Refuse a run that will not fit.
 
         Raises:
-            ValueError: the estimate is larger than what is free.
+            ValueError: the estimate is larger than `times` what is free.
         """
-        short = self.shortage()
+        short = self.shortage(times)
         if short is not None:
             raise ValueError(short)
 
@@ -260,8 +263,13 @@ def confidence_memory(model: LensModel, tokens: int, sentences: int) -> Estimate
     return Estimate("confidence", tokens, sentences, parts, {}, shape.device)
 
 
-def resampling_memory(model: Any, tokens: Sequence[int], sentences: int, *, rows: int, longest: int) -> Estimate | None:
-    """Rollouts of texts of so many tokens: open trunks, and buffers of `rows` rollouts of up to `longest` own tokens."""
+def resampling_memory(
+    model: Any, tokens: Sequence[int], sentences: int, *, rollouts: int, width: int, longest: int
+) -> Estimate | None:
+    """Rollouts of texts of so many tokens: open trunks, and buffers of rows of up to `longest` own tokens.
+
+    Rows are let in while fewer than `width` are in flight, and split afterwards: about twice as many were seen.
+    """
     if not hasattr(model, "module") or not tokens:
         return None
     from anchors.models import engine, row_pass, ties
@@ -270,16 +278,21 @@ def resampling_memory(model: Any, tokens: Sequence[int], sentences: int, *, rows
     weights = sum(p.numel() for p in model.module.parameters())
     doubled = shape.size == 4 and weights <= ties.EXACT_UP_TO
     trunks = [(3 if doubled else 1) * (shape.cache(t) + t * shape.width * shape.size) for t in tokens]
-    room = max(row_pass.ROOM, 1 << max(0, longest - 1).bit_length())
-    logits = min(rows * shape.vocabulary, engine.LOGITS)
+    rows = min(2 * width, rollouts)
+    held = shape.cache(max(row_pass.ROWS, _doubled(rows)) * max(row_pass.ROOM, _doubled(longest)))
     parts = {
         "keys and values of traces": min(sum(trunks), engine.OPEN + max(trunks)),
         "one forward": (2 if doubled else 1) * shape.forward(max(tokens)),
         "weights in double precision": weights * 8 if doubled else 0,
-        "keys and values of rollouts": 2 * shape.cache(room * rows),
-        "distributions": 8 * logits * 4,
+        "keys and values of rollouts": held + held // shape.layers,
+        "distributions": 8 * min(rows * shape.vocabulary, engine.LOGITS) * 4,
     }
     return Estimate("resample", max(tokens), sentences, parts, {}, shape.device)
+
+
+def _doubled(size: int) -> int:
+    """The power of two that holds so many: what buffers that double grow to."""
+    return 1 << max(0, size - 1).bit_length()
 
 
 def _mega(size: int) -> str:

@@ -36,7 +36,9 @@ def firsts_of(rollouts: Rollouts) -> list[list[str]]:
     return [[first_sentence(rollout.text) for rollout in rollouts.at(i)] for i in range(len(rollouts.trace))]
 
 
-def other_meanings(trace: Trace, firsts: list[list[str]], similarity: Similarity) -> list[Bool[np.ndarray, " _rollout"]]:
+def other_meanings(
+    trace: Trace, firsts: list[list[str]], similarity: Similarity
+) -> list[Bool[np.ndarray, " _rollout"]]:
     """Which rollouts of each boundary began with a sentence of another meaning than the trace's."""
     pairs = zip(trace.sentences, firsts, strict=True)
     return [similarity.different(sentence.text, row) for sentence, row in pairs]

@@ -1,14 +1,17 @@
 """Coverage-guided fuzzing with atheris: python benchmarks/fuzz.py TARGET --seconds 60 [--seed 1]
 
-Targets: split, answers, readers, report. Each raises when it finds anything but the errors a reader may give. The corpus is
+Targets: split, answers, readers, runs, report. Each raises when it finds anything but the errors a reader may give. The corpus is
 kept in a temporary directory; the last line says how many inputs were tried.
 """
 
 from __future__ import annotations
 
 import argparse
+import atexit
+import functools
 import json
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -17,10 +20,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import atheris
 
-SCRATCH = Path(tempfile.mkdtemp(prefix="anchors-fuzz-"))
-WATCHED = [f"anchors.{name}" for name in ("splitting", "answers", "datasets", "trace", "report")]
+MEMORY = Path("/dev/shm")  # a run waits for its disk several times
+SCRATCH = Path(tempfile.mkdtemp(prefix="anchors-fuzz-", dir=MEMORY if MEMORY.is_dir() else None))
+WATCHED = [f"anchors.{name}" for name in ("splitting", "answers", "datasets", "exchange", "store", "trace", "report")]
 with atheris.instrument_imports(include=WATCHED):
-    from anchors import answers, datasets, splitting
+    from anchors import answers, datasets, exchange, splitting
+    from anchors.report import page
     from anchors.trace import Trace
 
 
@@ -59,23 +64,51 @@ def readers(data: bytes) -> None:
         pass
 
 
+def runs(data: bytes) -> None:
+    """An exported run with some values replaced is read whole, or refused with a ValueError and nothing left."""
+    given, records = atheris.FuzzedDataProvider(data), [json.loads(line) for line in RUN]
+    for _ in range(given.ConsumeIntInRange(0, 3)):
+        record = records[given.ConsumeIntInRange(0, len(records) - 1)]
+        if isinstance(record, dict):
+            name = given.PickValueInList([*record, "schema", "digest", "stop"])
+            record[name] = given.PickValueInList([*ODD, given.ConsumeUnicode(8), given.ConsumeInt(8)])
+        if given.ConsumeProbability() < 0.1:
+            records.insert(0, given.PickValueInList([*records, *ODD]))
+    path, out = SCRATCH / "x.jsonl", SCRATCH / "run"
+    path.write_text("\n".join(map(json.dumps, records)) + given.ConsumeUnicode(3), encoding="utf-8", errors="replace")
+    try:
+        exchange.import_run(path, out=out)
+        shutil.rmtree(out)
+    except ValueError:
+        assert not out.exists()
+
+
+page.template = functools.cache(page.template)  # compiling it takes nine tenths of a report
+
+
 def report(data: bytes) -> None:
     """No text breaks out of the page."""
-    from tests.faults.test_output import PLAIN, read
-    from tests.faults.test_output import report as page
+    from tests.faults.test_output import assert_inert
+    from tests.faults.test_output import report as written
 
-    found = read(page(words(data).strip() or "a"))
-    assert found.open == [] and found.astray == [] and found.names.count("script") == 2
-    assert set(found.names) <= set(PLAIN.names)
+    assert_inert(written(words(data).strip() or "a"))
 
 
-TARGETS = {"split": split, "answers": answered, "readers": readers, "report": report}
+TARGETS = {"split": split, "answers": answered, "readers": readers, "runs": runs, "report": report}
+ODD = [None, True, -1, 0, 1.5, 2**70, float("inf"), float("nan"), "", "t", "\ud800", [], ["t"], {}, {"seed": 0}]
+RUN = [
+    '{"anchors":"run","format":1,"settings":{"seed":0},"traces":1,"rollouts":2}',
+    '{"prompt":"Q","reasoning":"A b.","sentences":[{"index":0,"text":"A b.","start":0,"end":4}],"id":"t"}',
+    '{"trace":"t","kind":"free","position":0,"sample":0,"tokens":3,"finish":"stop","text":"so 7","bytes":null}',
+    '{"trace":"t","kind":"free","position":1,"sample":0,"tokens":3,"finish":"length","text":null,"bytes":"x+/f"}',
+]
 SEEDS = {
     "split": [b"Let x be 0.5. Then what? So 2x.\n\n1. Note $5! + 1$ e.g. \\(a. b\\) done."],
     "answers": [b"So \\boxed{\\frac{1}{2}}|0.5", b"#### 1,000|1000", b"the answer is **3.14**.|-(1/2)", b"5 apples|50\\%"],
     "readers": [b'\x00{"messages":[{"role":"assistant","content":"<think>a b c d e. f</think>7"}]}',
                 b'\x01{"prompt":"q","text":"hello there you. ok","sentences":["hello there you.","ok"]}\n',
                 b'\x00{"prompt":"","reasoning":"abc","sentences":[{"index":0,"text":"abc","start":0,"end":3}]}'],
+    "runs": [b"", b"0123456789" * 4],
     "report": [b"</script><script>alert(1)</script>", b"{{ 7 }}<!-- \x1b[2J"],
 }  # fmt: skip
 
@@ -95,9 +128,11 @@ def main() -> None:
         f"-seed={given.seed}",
         "-timeout=20",
         "-max_len=400",
+        "-len_control=0",
         "-print_final_stats=1",
     ]
     crash = f"-artifact_prefix={SCRATCH}/"
+    atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
     atheris.Setup([sys.argv[0], str(corpus), *flags, crash], TARGETS[given.target])
     atheris.Fuzz()
 

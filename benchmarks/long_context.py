@@ -5,8 +5,10 @@
 2. The full matrix takes attention of every suffix to its whole past: the middle source of each of `--sample` equal
    stretches is blocked instead, and of half as many. A line in the number of sources gives the seconds for all, and the
    line printed says so.
-3. Flatness: the same peak with 2 and 8 layers, and with 2 and 8 heads of the same total width.
+3. Flatness: the same peak with 2 and 8 layers, and with 2 and 8 heads of the same total width. glibc keeps freed memory
+   for later; where every block beyond 64 KiB goes back at once, what is left is what the call holds.
 4. Growth against T and S is fitted on log-log axes (`growth.Growth`).
+5. Rollouts: how far drawing them raises a fresh process, against `anchors.memory.resampling_memory`, which a bill prints.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import subprocess
 import sys
 import time
@@ -30,8 +33,10 @@ from timing import machine, resident_mb
 from anchors.attention import read_heads, receiver_heads
 from anchors.lab import world_trace
 from anchors.lab.worlds import load_world
-from anchors.memory import memory_of
+from anchors.memory import memory_of, resampling_memory
+from anchors.models import Sampling, load_model
 from anchors.models.lens import LensModel
+from anchors.resampling import resample, resample_traces
 from anchors.suppression import suppress
 from anchors.trace import Trace
 
@@ -84,7 +89,8 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(1)
     if options.child:
-        print(json.dumps(measure(Setting(*json.loads(options.child)))))
+        name, *given = json.loads(options.child)
+        print(json.dumps(measure(Setting(*given)) if name == "Setting" else measure_draw(Draw(*given))))
         return
     print(machine(), flush=True)
     tokens, sources = (2000, 60) if options.quick else (32_000, 1000)
@@ -162,12 +168,80 @@ def middles(size: int, sample: int) -> list[int]:
     return [int(size * (i + 0.5) / sample) for i in range(sample)]
 
 
-def fresh(setting: Setting) -> Measured:
-    """`measure` in a process of its own."""
-    done = subprocess.run([sys.executable, __file__, "--child", json.dumps(setting)], capture_output=True, text=True)
+class Draw(NamedTuple):
+    """Rollouts of a random Llama (`lab`: of lab/reasoner): n from every boundary of every trace, none of which ends early."""
+
+    traces: int
+    tokens: int
+    sources: int
+    n: int
+    longest: int
+    layers: int = 8
+    width: int = 512
+    vocabulary: int = 4096
+    lab: bool = False
+
+    @property
+    def said(self) -> str:
+        model = "lab/reasoner" if self.lab else f"{self.layers} layers x {self.width}, {self.vocabulary:,} tokens"
+        size = f"{self.traces} x {self.tokens:,} tokens, {self.sources} sentences, n={self.n}"
+        return f"{model}; {size}, rollouts of {self.longest}"
+
+
+DRAWS = (
+    Draw(1, 240, 20, 20, 64, lab=True),
+    Draw(1, 1000, 20, 4, 96),
+    Draw(1, 4000, 20, 4, 48),
+    Draw(1, 1000, 64, 8, 48),
+    Draw(8, 1000, 4, 4, 48),
+    Draw(1, 500, 20, 8, 48, layers=2, width=256, vocabulary=100_000),
+    Draw(1, 1000, 10, 4, 400, layers=4, width=256),
+)
+
+
+class Drawn(NamedTuple):
+    """MB above base while rollouts were drawn, MB foretold, and CPU seconds."""
+
+    grown: float
+    foretold: float
+    seconds: float
+
+
+def measure_draw(draw: Draw) -> Drawn:
+    """Draw the rollouts of a setting in this process, after a few of another model."""
+    sampling = Sampling(1.0, 1.0, max_new_tokens=draw.longest)
+    small = build(vocabulary=512, layers=1, width=32, heads=2, mlp=64)
+    resample(long_trace(small, 200, 4), small, n=2, sampling=sampling, progress=False)
+    if draw.lab:
+        model = load_model("lab/reasoner", check=False)
+    else:
+        size = {"vocabulary": draw.vocabulary, "layers": draw.layers, "width": draw.width}
+        model = build(**size, heads=8, mlp=4 * draw.width)
+    traces = [long_trace(model, draw.tokens - i, draw.sources) for i in range(draw.traces)]
+    Path("/proc/self/clear_refs").write_text("5")
+    base, started = resident_mb("VmRSS"), time.process_time()
+    runs = resample_traces(traces, model, n=draw.n, sampling=sampling, progress=False)
+    grown, seconds = resident_mb("VmHWM") - base, time.process_time() - started
+    rollouts = [r for run in runs for k in range(len(run.trace) + 1) for r in run.at(k)]
+    tokens = [len(model.encode(trace.text).ids) for trace in traces]
+    longest = max(r.tokens for r in rollouts)
+    estimate = resampling_memory(model, tokens, draw.sources, rollouts=len(rollouts), width=256, longest=longest)
+    assert estimate is not None
+    return Drawn(grown, estimate.peak / 2**20, seconds)
+
+
+def fresh(setting: Setting, *, given_back: bool = False) -> Measured:
+    """`measure` in a process of its own, in which freed memory goes back at once if `given_back`."""
+    return Measured(*_child(setting, given_back))
+
+
+def _child(setting: Setting | Draw, given_back: bool) -> list[float]:
+    more = {"MALLOC_MMAP_THRESHOLD_": str(1 << 16)} if given_back else {}
+    words = [sys.executable, __file__, "--child", json.dumps([type(setting).__name__, *setting])]
+    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | more)
     if done.returncode:
         raise RuntimeError(f"{setting} failed: {done.stderr[-2000:]}")
-    return Measured(*json.loads(done.stdout.splitlines()[-1]))
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def _duration(seconds: float) -> str:
@@ -192,11 +266,23 @@ def _flat(tokens: int, sources: int, options: argparse.Namespace) -> Iterator[st
     for way in COMPARED:
         setting = Setting(way, tokens, sources, 4 if way == "suppression" else 0)
         for name in ("layers", "heads"):
-            small, large = (fresh(setting._replace(**{name: size})) for size in (2, 8))
+            both = [setting._replace(**{name: size}) for size in (2, 8)]
+            (small, large), exact = map(fresh, both), [fresh(s, given_back=True) for s in both]
             yield (
                 f"{way:<17} T={tokens} S={sources} {name}: {small.grown:.0f} -> {large.grown:.0f} MB "
-                f"({large.grown / small.grown:.2f}x), foretold {small.foretold:.0f} -> {large.foretold:.0f} MB"
+                f"({large.grown / small.grown:.2f}x), given back {exact[0].grown:.0f} -> {exact[1].grown:.0f} MB, "
+                f"foretold {small.foretold:.0f} -> {large.foretold:.0f} MB"
             )
+
+
+def _rollouts(_tokens: int, _sources: int, options: argparse.Namespace) -> Iterator[str]:
+    yield "rollouts: MB above base while they are drawn (freed memory given back at once), and foretold"
+    for draw in DRAWS[:2] if options.quick else DRAWS:
+        kept, exact = (Drawn(*_child(draw, given_back)) for given_back in (False, True))
+        yield (
+            f"{draw.said}: {kept.grown:.0f} ({exact.grown:.0f}) MB, foretold {kept.foretold:.0f} MB "
+            f"({kept.foretold / kept.grown:.2f}x, {exact.foretold / exact.grown:.2f}x)  {_duration(kept.seconds)}"
+        )
 
 
 def _growth(tokens: int, sources: int, options: argparse.Namespace) -> Iterator[str]:
@@ -227,6 +313,7 @@ PARTS: dict[str, Callable[[int, int, argparse.Namespace], Iterator[str]]] = {
     "peaks": _peaks,
     "flat": _flat,
     "growth": _growth,
+    "rollouts": _rollouts,
 }
 
 if __name__ == "__main__":

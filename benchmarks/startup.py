@@ -32,7 +32,9 @@ def main() -> None:
     print(f"page cache {'dropped before every cold run' if drop_cache() else 'not dropped: no permission'}")
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder, "trace.jsonl")
-        trace.write_bytes(subprocess.run(command("lab", "sample", "--seed", "3"), capture_output=True, check=True).stdout)
+        trace.write_bytes(
+            subprocess.run(command("lab", "sample", "--seed", "3"), capture_output=True, check=True).stdout
+        )
         score = command("score", str(trace), "--model", "lab/reasoner", "--quiet")
         for what, given, target in (
             ("anchors --help", command("--help"), HELP_TARGET),

@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -36,7 +36,10 @@ def written(prompt: str, seed: int, index: int, *, stop: tuple[str, ...] = (), k
 
 @dataclass
 class Behaviour:
-    """How the server behaves: the share of requests that meet a fault, which faults, and what it offers."""
+    """How the server behaves: the share of requests that meet a fault, which faults, and what it offers.
+
+    `before` is called with every request before it is answered.
+    """
 
     rate: float = 0.0
     faults: tuple[str, ...] = FAULTS
@@ -46,6 +49,7 @@ class Behaviour:
     context: int | None = None
     key: str | None = None
     refuse: int | None = None
+    before: Callable[[dict[str, Any]], object] | None = None
     rng: random.Random = field(default_factory=lambda: random.Random(0))
     met: Counter[str] = field(default_factory=Counter)
     asked: list[dict[str, Any]] = field(default_factory=list)
@@ -82,6 +86,8 @@ class Handler(BaseHTTPRequestHandler):
             self.behaviour.most = max(self.behaviour.most, self.behaviour.running)
             self.behaviour.asked.append(body)
         try:
+            if self.behaviour.before is not None:
+                self.behaviour.before(body)
             self._answer(body)
         finally:
             with self.behaviour.lock:

@@ -256,6 +256,16 @@ def test_lab_knobs_and_recipes_are_read_and_refused(run, tmp_path):
         assert code == 2 and message in err and "Traceback" not in err
 
 
+def test_a_smaller_batch_changes_no_number(run, traces, checkpoints, tmp_path):
+    words = ("score", traces, "--model", checkpoints["llama"], "--json", "--methods", "resample", *SHORT)
+    one, other = (
+        [json.loads(line)["scores"] for line in run(*words, "--out", tmp_path / name, *more)[1].splitlines()]
+        for name, more in (("whole", ()), ("small", ("--batch-size", 2)))
+    )
+    assert one == other
+    assert run(*words, "--out", tmp_path / "none", "--batch-size", 0)[0] == 2
+
+
 def test_score_with_reuse_keeps_the_values_honest_about_it(run, traces, checkpoints, tmp_path):
     words = ("--model", checkpoints["llama"], "--out", tmp_path / "run", "--json", "--methods", "resample", *SHORT)
     plain, reused = (

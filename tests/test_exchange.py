@@ -188,3 +188,14 @@ def test_memory_does_not_grow_with_the_run(tmp_path, suffix, monkeypatch):
         tracemalloc.stop()
     assert peak < 2.5e6
     assert contents(tmp_path / "new") == contents(tmp_path / "run")
+
+
+def test_traces_of_a_parquet_file_that_unpack_without_end_are_refused(tmp_path, monkeypatch):
+    store = Store(tmp_path / "run", {})
+    store.claim([a_trace(4)])
+    store.close()
+    export_run(tmp_path / "run", tmp_path / "out.parquet")
+    monkeypatch.setattr("anchors.exchange.MOST", 64)
+    with pytest.raises(ValueError, match=r"out.parquet.*its traces are larger than"):
+        import_run(tmp_path / "out.parquet", out=tmp_path / "back")
+    assert not (tmp_path / "back").exists()

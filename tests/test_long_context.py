@@ -106,8 +106,8 @@ def test_no_source_leaves_everything_unmeasured(checkpoints, trace):
 def test_the_cache_of_the_estimate_is_the_cache_of_the_model(tiny, trace):
     ids = tiny.encode(trace.text).ids
     _, past = tiny.prefill(ids)
-    held = sum(t.numel() * t.element_size() for layer in past for t in layer)
-    assert memory.Shape.of(tiny).cache(len(ids)) == held
+    assert memory.Shape.of(tiny).cache(len(ids)) == sum(t.nbytes for layer in past for t in layer)
+    assert all(t.untyped_storage().nbytes() == t.nbytes for layer in past for t in layer), "more is kept alive"
 
 
 PEAK = """
@@ -134,7 +134,7 @@ def test_memory_grows_with_what_it_is_made_of(checkpoints, trace):
     assert 1.5 < large.peak / small.peak < 4
     one, many = (memory.attention_memory(model, 4000, 1000, kept=k) for k in (1, 20))
     assert many.peak - one.peak == 19 * 2 * 1000**2 * 4
-    rows = [resampling_memory(model, [1000], 30, rows=r, longest=100).peak for r in (1, 256)]
+    rows = [resampling_memory(model, [1000], 30, rollouts=r, width=256, longest=100).peak for r in (1, 256)]
     assert rows[1] - rows[0] >= 255 * memory.Shape.of(model).cache(100)
     assert memory_of("suppression", trace, object()) is None and memory_of("counterfactual", trace, model) is None
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,7 +20,8 @@ from anchors.models.base import CapabilityError, Completion, Job, Sampling
 from anchors.models.randomness import stream
 from anchors.models.server import SEED_BITS, ServerModel
 from anchors.models.transport import ServerError
-from anchors.resampling import resample
+from anchors.resampling import resample, resample_traces
+from anchors.stopping import Anchors
 from anchors.trace import Trace
 from tests.completions_server import FAULTS, MODEL, Behaviour, serving, written
 
@@ -109,6 +112,48 @@ def test_no_more_in_flight_than_allowed() -> None:
         behaviour.most = 0
         drawn(model, jobs(n=4))
     assert behaviour.most == 3
+
+
+def test_what_depends_on_a_quick_rollout_does_not_wait_for_a_slow_one() -> None:
+    slow, quick, later = (Job(TRACE.text, end, TRACE.id, k, 0) for k, end in enumerate(TRACE.boundaries[:3]))
+    came, waited, done = threading.Event(), [], {}
+
+    def before(body: dict[str, Any]) -> None:
+        if body["prompt"] == slow.prefix:
+            waited.append(came.wait(10))
+        elif body["prompt"] == later.prefix:
+            came.set()
+
+    def rounds() -> Iterator[Job | None]:
+        yield from (slow, quick)
+        while quick not in done:
+            yield None
+        yield later
+
+    with served(concurrency=2) as (model, behaviour):
+        behaviour.before = before
+        for job, completion in model.generate(rounds(), sampling=SAMPLING, seed=3):
+            done[job] = completion.text
+    assert waited == [True] and done == {job: expected(job) for job in (slow, quick, later)}
+
+
+def test_adaptive_rounds_in_a_stream_draw_what_rounds_one_by_one_do() -> None:
+    traces = [replace(TRACE, id=name) for name in ("a", "b", "c")]
+    found = []
+    for live in (True, False):
+        with served(Behaviour(rate=0.2), group=2, tries=40) as (model, _):
+            model.live = live
+            options = {"n": 60, "stop": Anchors(k=1), "seed": 3, "sampling": SAMPLING, "progress": False}
+            found.append(resample_traces(traces, model, **options))
+    assert [run.cost() for run in found[0]] == [run.cost() for run in found[1]]
+    for live, apart in zip(*found, strict=True):
+        assert all(live.at(k) == apart.at(k) for k in range(len(TRACE) + 1))
+        assert min(live.counts()) > 0
+
+
+def test_a_stream_that_waits_for_nothing_is_refused() -> None:
+    with served() as (model, _), pytest.raises(ValueError, match="none is in flight"):
+        list(model.generate(iter([None]), sampling=SAMPLING, seed=3))
 
 
 def test_a_dead_server_ends_with_what_was_done() -> None:

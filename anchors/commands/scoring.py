@@ -96,6 +96,9 @@ def score(
         int,
         typer.Option("--stop-anchors", help="stop once so many anchors are known; -n is then the most a boundary gets"),
     ] = 0,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="rollouts at once; less takes less memory and changes no number")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the bill and stop")] = False,
     ray: Ray = None,
     workers: Workers = None,
@@ -113,6 +116,8 @@ def score(
     found = load_traces(traces)
     more: dict[str, Any] = {"reuse": reuse, "alternatives": alternatives}
     options: dict[str, Any] = {"n": n, "seed": seed, "out": out, "price": price}
+    if batch_size is not None:
+        options["batch_size"] = batch_size
     if stop_anchors:
         from anchors.stopping import Anchors
 

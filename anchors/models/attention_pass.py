@@ -274,7 +274,7 @@ class TracePass:
 
     def attend(self, call: Call) -> Float[Tensor, "row head new width"]:
         if self.record:
-            self.recorded[call.layer] = LayerCache(call.key[0], call.value[0])
+            self.recorded[call.layer] = LayerCache(_alone(call.key[0]), _alone(call.value[0]))
         heads = self.block.heads_in(call.layer, call.query.shape[1]) if self.block else []
         blocked = [] if self.block is None else [(self.block.start, self.block.end)]
         free, cut = (self._view(call, columns) for columns in (self.cut, [*self.cut, *blocked]))
@@ -299,6 +299,11 @@ class TracePass:
         for a, b in columns:
             hidden[a:b] = True
         return View.of(self.start, np.arange(self.start, end), hidden, call.query.device)
+
+
+def _alone(x: Tensor) -> Tensor:
+    """The tensor, or a copy where it is part of a larger one (queries, keys and values in one) that it would keep alive."""
+    return x if x.untyped_storage().nbytes() == x.nbytes else x.clone()
 
 
 def attend_where(

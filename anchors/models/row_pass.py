@@ -73,7 +73,8 @@ class RowPass:
         more_rows = max(rows, 2 * held, ROWS) - held if rows > held else 0
         more_room = max(tokens, 2 * room) - room if tokens > room else 0
         pad = (0, 0, 0, more_room, 0, 0, 0, more_rows)
-        self.own = [LayerCache(*(torch.nn.functional.pad(t, pad) for t in layer)) for layer in self.own]
+        for index, layer in enumerate(self.own):  # one after the other, so that old and new never lie side by side
+            self.own[index] = LayerCache(*(torch.nn.functional.pad(t, pad) for t in layer))
 
     def fill(self, row: int, cache: Sequence[LayerCache]) -> None:
         """Set a row's first own tokens."""

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from anchors.models.lens import LensModel
 
 EXACT_UP_TO = 600_000_000
-SAFETY, WORTH, PROBED = 3.0, 1e-3, 1024
+SAFETY, WORTH = 3.0, 1e-3
+PROBED, LOGITS = 1024, 1 << 22  # tokens compared at once, and their logits: a large vocabulary fills memory
 UNMEASURED = 1e-4
 
 _copies: WeakKeyDictionary[LensModel, tuple[list[tuple[int, int]], LensModel]] = WeakKeyDictionary()
@@ -72,10 +73,10 @@ class Referee:
         if not self.doubles:
             return max(floor, UNMEASURED) if self.model.dtype == torch.float32 else floor
         exact = self._trace[0] if list(ids) == self.trace_ids else self.exact.hidden(ids, TracePass(cut=self.cut))
-        worst = 0.0
-        for a in range(0, len(ids), PROBED):
-            wanted = torch.log_softmax(self.exact.unembed(exact[a : a + PROBED]), dim=-1)
-            found = torch.log_softmax(self.model.unembed(hidden[a : a + PROBED]), dim=-1)
+        worst, block = 0.0, max(1, min(PROBED, LOGITS // self.model.vocabulary))
+        for a in range(0, len(ids), block):
+            wanted = torch.log_softmax(self.exact.unembed(exact[a : a + block]), dim=-1)
+            found = torch.log_softmax(self.model.unembed(hidden[a : a + block]), dim=-1)
             off = (found - wanted).abs().masked_fill(wanted < torch.tensor(WORTH).log(), 0.0)
             worst = max(worst, float(off.max()))
         return max(floor, SAFETY * worst)

@@ -4,7 +4,7 @@
 
 1. The model is loaded once; every run is a process of its own, forked from there, so that a trial costs no import.
 2. A run is killed at a moment drawn uniformly from the length of the undisturbed run, then resumed to its end; every
-   fourth trial is killed a second time while it resumes.
+   fourth trial is killed a second time while it resumes. A kill counts where the run had not ended before it.
 3. Rollouts are compared row by row. One JSON line: trials, killed while running, rollouts found after the kill, differences.
 """
 
@@ -63,7 +63,7 @@ def rows(folder: Path) -> list[tuple[Any, ...]]:
 
 
 def trials(folder: Path, *, kills: int, seed: int, model: str = "lab/mini-small") -> dict[str, Any]:
-    """Kill and resume so many runs."""
+    """Kill and resume runs until so many kills met a running one, or thrice as many trials were made."""
     from anchors.lab import world_trace
     from anchors.lab.worlds import load_world
     from anchors.models import load_model
@@ -74,7 +74,8 @@ def trials(folder: Path, *, kills: int, seed: int, model: str = "lab/mini-small"
     assert os.waitpid(forked(trace, loaded, folder / "whole"), 0)[1] == 0
     length, whole = time.perf_counter() - started, rows(folder / "whole")
     rng, found, different, running = random.Random(seed), [], 0, 0
-    for trial in range(kills):
+    while running < kills and len(found) < 3 * kills:
+        trial = len(found)
         out = folder / f"trial-{trial}"
         running += killed(forked(trace, loaded, out), rng.uniform(0, length))
         found.append(len(rows(out)))
@@ -82,7 +83,7 @@ def trials(folder: Path, *, kills: int, seed: int, model: str = "lab/mini-small"
             running += killed(forked(trace, loaded, out), rng.uniform(0, length / 2))
         ended = os.waitpid(forked(trace, loaded, out), 0)[1]
         different += ended != 0 or rows(out) != whole
-    facts = {"rollouts": len(whole), "seconds": round(length, 2), "trials": kills, "killed while running": running}
+    facts = {"rollouts": len(whole), "seconds": round(length, 2), "trials": len(found), "killed while running": running}
     return facts | {"stored at the kill": found, "different": different}
 
 

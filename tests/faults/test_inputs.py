@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from anchors import datasets
 from anchors.answers import NO_ANSWER, answer_classes, extract_answer, normalise_answer, same_answer
 from anchors.datasets import load_traces, read_jsonl, read_prompts, read_rollouts_folder, read_rollouts_rows
+from anchors.exchange import import_run
 from anchors.scores import Scores
 from anchors.splitting import align_sentences, split_sentences
 from anchors.trace import Trace
@@ -202,6 +203,23 @@ def test_a_line_separator_inside_a_prompt_is_no_line(tmp_path):
     for line in (b"5", b'{"prompt": 5}', b"{", b"\xff"):
         with pytest.raises(ValueError, match=r"p\.jsonl"):
             read_prompts(write(path, line))
+
+
+EXPORTED = [
+    {"anchors": "run", "format": 1, "settings": {"seed": 0}, "traces": 1, "rollouts": 1},
+    RECORD,
+    {"trace": TRACE.id, "kind": "free", "position": 0, "sample": 0, "tokens": 3, "finish": "stop", "text": "so", "bytes": None},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [None, {}, ["t"], float("inf"), float("nan"), -1, 2**70])
+@pytest.mark.parametrize("line, name", [(0, "traces"), (0, "rollouts"), (2, "trace"), (2, "position"), (2, "finish")])
+def test_an_exported_run_edited_by_hand_is_refused(line, name, value, tmp_path):
+    records = [record | {name: value} if i == line else record for i, record in enumerate(EXPORTED)]
+    path = write(tmp_path / "run.jsonl", "\n".join(map(json.dumps, records)).encode())
+    with pytest.raises(ValueError, match=r"run\.jsonl"):
+        import_run(path, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture
