@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -84,7 +85,9 @@ def some_accuracies() -> list[plotting.Accuracy]:
         return plotting.read_accuracy(truth_file(Path(folder)))
 
 
-def figures(trace: Trace) -> dict[str, tuple]:
+@cache
+def figures(*sentences: int) -> dict[str, tuple]:
+    trace = a_trace(*sentences)
     one, many = some_scores(trace), [some_scores(trace), suppression(trace), heads(trace)]
     return {
         "importance_profile": (one,),
@@ -104,27 +107,27 @@ def figures(trace: Trace) -> dict[str, tuple]:
     }
 
 
-@pytest.mark.parametrize("name", figures(a_trace()))
+@pytest.mark.parametrize("name", figures())
 def test_a_figure_returns_an_axes_one_column_wide_and_renders_to_pdf(name):
-    ax = getattr(plotting, name)(*figures(a_trace())[name])
+    ax = getattr(plotting, name)(*figures()[name])
     assert ax.figure.get_figwidth() == pytest.approx(3.3)
     file = io.BytesIO()
     ax.figure.savefig(file, format="pdf")
     assert file.getvalue().startswith(b"%PDF")
 
 
-@pytest.mark.parametrize("name", figures(a_trace()))
+@pytest.mark.parametrize("name", figures())
 def test_a_figure_draws_on_the_axes_it_is_given(name):
     figure = Figure()
     FigureCanvasAgg(figure)
     given = figure.add_subplot()
-    assert getattr(plotting, name)(*figures(a_trace())[name], ax=given) is given
+    assert getattr(plotting, name)(*figures()[name], ax=given) is given
     assert figure.get_figheight() == 4.8
 
 
-@pytest.mark.parametrize("name", figures(a_trace()))
+@pytest.mark.parametrize("name", figures())
 def test_text_stays_inside_a_figure(name):
-    ax = getattr(plotting, name)(*figures(a_trace(40))[name])
+    ax = getattr(plotting, name)(*figures(40)[name])
     ax.figure.canvas.draw()
     box, page = ax.get_tightbbox(), ax.figure.bbox
     assert box.x0 >= page.x0 - 1 and box.x1 <= page.x1 + 1 and box.y0 >= page.y0 - 1 and box.y1 <= page.y1 + 1
@@ -230,7 +233,7 @@ def test_agreement_writes_the_correlations():
 def test_heat_map_writes_d_and_a_mark_for_the_verdict_and_frames_self_effects():
     ax = plotting.transfer_heat_map(a_matrix())
     assert [t.get_text() for t in ax.texts[:3]] == ["+0.90\n✓", "+0.52\n✓", "−0.21\n–"]
-    assert ax.texts[5].get_text() == "n/a –" and ax.texts[6].get_text() == "+0.05 ?"
+    assert ax.texts[5].get_text() == "n/a\n–" and ax.texts[6].get_text() == "+0.05\n?"
     assert ax.get_title(loc="right") == "✓ transfers   ? inconclusive   – gate failed"
     assert len(ax.patches) == 3
     low, high = ax.images[0].get_clim()

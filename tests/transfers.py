@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ WAYS = {
 }  # fmt: skip
 
 
+@cache
 def a_mean(value: float, *, spread: float = 0.1, traces: int = 12, seed: int = 0) -> Mean:
     """A mean over traces whose values are drawn, then centred on `value`."""
     drawn = np.random.default_rng(seed).normal(0.0, spread, traces)
