@@ -5,6 +5,8 @@ Exit codes: 0 done, 1 failed, 2 wrong use.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -51,7 +53,11 @@ def main() -> None:
     """The `anchors` command.
 
     Threads of a matrix product that wait by spinning keep a core from the others: beside other work that is five times slower.
+    The objects that importing torch and transformers makes all stay, so they are searched for garbage less often (0.6 s of a
+    start) and not once more at the end (0.9 s).
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded, which is later
+    gc.set_threshold(100_000, 20, 20)
+    atexit.register(gc.freeze)
     with _errors():
         app(standalone_mode=True)

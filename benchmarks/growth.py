@@ -87,7 +87,7 @@ def _curves(quick: bool) -> dict[str, list[Setting]]:
     if quick:
         return {"tokens": [Setting(t, 5, 2) for t in (150, 300)], "sources": [Setting(200, s, 2) for s in (4, 8)]}
     return {
-        "tokens": [Setting(tokens=t) for t in (250, 500, 1000, 2000, 4000)],
+        "tokens": [Setting(tokens=t) for t in (500, 1000, 2000, 4000)],
         "sources": [Setting(sources=s) for s in (10, 20, 40, 80)],
         "layers": [Setting(layers=layers) for layers in (2, 4, 8)],
     }
@@ -168,24 +168,32 @@ GROWTHS: dict[str, Callable[[int, bool], Iterator[Growth]]] = {
 
 
 def plot(growths: Sequence[Growth], path: Path) -> None:
-    """One log-log panel a (unit, size), a line a measurement with its fitted exponent."""
+    """One log-log panel a (unit, size), three in a row, a line a measurement with its fitted exponent."""
     import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    panels = sorted({(g.unit, g.against) for g in growths})
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(3.4 * len(panels), 3.2), squeeze=False)
-    for axis, (unit, against) in zip(axes[0], panels, strict=True):
-        for growth in growths:
-            if (growth.unit, growth.against) == (unit, against):
-                slope, error = growth.exponent()
-                axis.plot(growth.sizes, growth.values, "o-", label=f"{growth.what}: {slope:.2f} ± {error:.2f}")
+    panels = sorted({(g.unit, g.against) for g in growths}, reverse=True)
+    rows = -(-len(panels) // 3)
+    figure = Figure(figsize=(9.6, 2.9 * rows), layout="constrained")
+    axes = figure.subplots(rows, 3, squeeze=False).ravel()
+    colour = {name: f"C{k}" for k, name in enumerate(dict.fromkeys(g.what for g in growths))}
+    for axis, (unit, against) in zip(axes, panels, strict=False):
         axis.set(xscale="log", yscale="log", xlabel=against, ylabel=unit)
+        for growth in (g for g in growths if (g.unit, g.against) == (unit, against)):
+            slope, error = growth.exponent()
+            label = f"{growth.what}: {slope:.2f} ± {error:.2f}"
+            axis.plot(growth.sizes, growth.values, "o-", ms=4, label=label, color=colour[growth.what])
+            axis.set_xticks(growth.sizes, [f"{size:g}" for size in growth.sizes])
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        for side in (axis.xaxis, axis.yaxis):
+            side.set_minor_formatter(NullFormatter())
         axis.legend(fontsize=7, frameon=False)
-    figure.tight_layout()
-    figure.savefig(path)
-    pyplot.close(figure)
+    for axis in axes[len(panels) :]:
+        axis.remove()
+    with matplotlib.rc_context({"svg.hashsalt": "growth"}):
+        figure.savefig(path, metadata={"Date": None})
 
 
 if __name__ == "__main__":
