@@ -52,11 +52,11 @@ def _errors() -> Iterator[None]:
 def main() -> None:
     """The `anchors` command.
 
-    Threads of a matrix product that wait by spinning keep a core from the others: beside other work that is five times slower.
+    Threads that wait long for each other by spinning keep a core from other work: beside some, a run takes twice as long.
     The objects that importing torch and transformers makes all stay, so they are searched for garbage less often (0.6 s of a
     start) and not once more at the end (0.9 s).
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded, which is later
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # read when torch is loaded, which is later
     gc.set_threshold(100_000, 20, 20)
     atexit.register(gc.freeze)
     with _errors():

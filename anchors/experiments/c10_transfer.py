@@ -119,7 +119,7 @@ def _read(setting: Setting, home: Sequence[Rollouts], away: Mapping[int, Sequenc
     """The transfer runs of one reader: at home, and by level of shift."""
     from anchors.lab.worlds import load_world
 
-    n, world = setting.pick(tiny=8, quick=30, full=50), load_world("expression")
+    n, world = setting.pick(tiny=8, quick=20, full=50), load_world("expression")
     out = _kept(setting, f"read-by-{reader.name}")
     found: Reading = {"home": handed_over(home, reader, world, n=n, out=out)}
     return found | {level: handed_over(runs, reader, world, n=n, out=out) for level, runs in away.items()}
