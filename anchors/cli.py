@@ -52,9 +52,9 @@ def _errors() -> Iterator[None]:
 def main() -> None:
     """The `anchors` command.
 
-    Threads that wait long for each other by spinning keep a core from other work: beside some, a run takes twice as long.
-    The objects that importing torch and transformers makes all stay, so they are searched for garbage less often (0.6 s of a
-    start) and not once more at the end (0.9 s).
+    Threads that wait long for each other by spinning keep a core from other work: beside some, a run takes half as long
+    again. The objects that importing torch and transformers makes all stay, so they are searched for garbage less often, and
+    not once more at the end.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # read when torch is loaded, which is later
     gc.set_threshold(100_000, 20, 20)

@@ -1,8 +1,10 @@
-"""Start-up: seconds of `anchors --help`, and from nothing to the first scores of a lab trace.
+"""Start-up: seconds of `anchors --help`, and from nothing to the first scores of a lab trace; and a run beside other work.
 
 1. Every figure is a fresh process, from its start to its end, the median of `--repeats`; CPU seconds beside wall seconds.
 2. Cold: the page cache is dropped before each run where this user may do so, and the output says whether it was.
 3. The first score is `anchors score` by one method (`suppress`), then by every method with n = 10 rollouts a boundary.
+4. Beside other work: a run of two threads while every core is kept busy, and on the machine as it is, with threads that spin
+   for a short while as `anchors` sets it, and as long as the library's default; the rollouts are asserted equal.
 """
 
 from __future__ import annotations
@@ -46,6 +48,26 @@ def main() -> None:
                 wall, cpu = np.median(times, axis=0)
                 state = "cold" if cold else "warm"
                 print(f"{what:24s} {state}  {wall:5.2f} s  (CPU {cpu:5.2f} s; target {target:g} s)", flush=True)
+        spinning([*score, "--methods", "resample", "--json"], Path(folder))
+
+
+def spinning(score: Sequence[str], folder: Path) -> None:
+    """Seconds of the same run by how long threads spin, beside busy processes and without them."""
+    said = set()
+    for busy, n in ((os.cpu_count() or 1, 20), (0, 300)):
+        work = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)]
+        try:
+            for name, count in (("a short while", "1000"), ("library's default", "300000")):
+                env = os.environ | {"GOMP_SPINCOUNT": count, "OMP_NUM_THREADS": "2"}
+                given, started = [*score, "-n", str(n), "--out", str(folder / f"{busy}-{count}")], time.perf_counter()
+                told = subprocess.run(given, env=env, capture_output=True, check=True).stdout
+                print(f"n = {n}, {busy} busy processes, spin {name}: {time.perf_counter() - started:.1f} s", flush=True)
+                said.add((n, told))
+        finally:
+            for process in work:
+                process.kill()
+                process.wait()
+    assert len(said) == 2, "the same run gave other scores"
 
 
 def command(*words: str) -> list[str]:

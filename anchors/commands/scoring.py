@@ -67,9 +67,8 @@ def write(
 
     quiet_logging(quiet)
     given = read_prompts(prompts) if prompts.endswith(".jsonl") else [(prompts, None)]
-    targets = [target for _, target in given]
-    asked, shown = [prompt for prompt, _ in given], not quiet
-    written = write_traces(asked, load_model(model), targets=targets, seed=seed, progress=shown)
+    asked, targets = [prompt for prompt, _ in given], [target for _, target in given]
+    written = write_traces(asked, load_model(model), targets=targets, seed=seed, progress=not quiet)
     write_jsonl(written, out)
     for trace in written:
         made = {"trace": trace.id, "sentences": len(trace), "answer": trace.answer, "target": trace.target}
