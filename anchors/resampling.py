@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -33,6 +34,8 @@ from anchors.trace import Trace
 logger = logging.getLogger(__name__)
 
 COMMIT = 0.25  # seconds
+TOGETHER = 48
+"""Adaptive sweeps that go on at a time: enough to fill steps, few enough that what they share is still there next round."""
 
 
 def resample(
@@ -153,15 +156,23 @@ def _calls(
 
 
 def _stream(sweeps: Sequence[AdaptiveSweep]) -> Iterator[Job | None]:
-    """The next round of each sweep as soon as its last one is in, None while all of them wait."""
-    going = list(sweeps)
-    while going:
+    """The next round of each sweep as soon as its last one is in, None while all of them wait; `TOGETHER` go on at a time.
+
+    The first round is followed by a None too: it tells the model early that there will be others.
+    """
+    coming, going, told = deque(sweeps), list[AdaptiveSweep](), False
+    while coming or going:
+        while coming and len(going) < TOGETHER:
+            going.append(coming.popleft())
         ready = [sweep for sweep in going if not sweep.waits_for]
         for sweep in ready:
             jobs = sweep.run.jobs(sweep.missing())
             yield from jobs
             if not jobs:
                 going.remove(sweep)
+            elif not told:
+                told = True
+                yield None
         if not ready:
             yield None
 

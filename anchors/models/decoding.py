@@ -8,8 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Container, Sequence
 
 import numpy as np
 import torch
@@ -19,23 +18,10 @@ from torch import Tensor
 from anchors.models.attention_pass import LayerCache
 from anchors.models.lean import Forward
 from anchors.models.row_pass import RowPass
+from anchors.models.tree import NONE, Fed, Group, Strand, Tree
+from anchors.models.trunks import Trunk
 
 SHARING = 4
-
-
-class Strand(NamedTuple):
-    """A sequence of tokens: the first `shared` ones of a trunk, and its own."""
-
-    trunk: int
-    shared: int
-    own: list[int]
-
-
-class Group(NamedTuple):
-    """Rollouts on one strand, whose last own token is not fed yet."""
-
-    strand: Strand
-    rollouts: Integer[np.ndarray, " rollout"]
 
 
 class Rows:
@@ -43,7 +29,7 @@ class Rows:
 
     def __init__(self, run: RowPass) -> None:
         self.run = run
-        self.trunk, self.shared, self.count = (np.zeros(0, dtype=np.int64) for _ in range(3))
+        self.trunk, self.shared, self.count, self.node = (np.zeros(0, dtype=np.int64) for _ in range(4))
         self.own = np.zeros((0, 32), dtype=np.int64)
         self.rollouts, self.row = (np.zeros(0, dtype=np.int64) for _ in range(2))
 
@@ -67,7 +53,7 @@ class Rows:
         size = len(own)
         self._widen(size)
         self.trunk, self.shared = np.append(self.trunk, trunk), np.append(self.shared, shared)
-        self.count = np.append(self.count, size)
+        self.count, self.node = np.append(self.count, size), np.append(self.node, group.node)
         self.own = np.concatenate([self.own, np.zeros((1, self.own.shape[1]), dtype=np.int64)])
         self.own[row, :size] = own
         self.rollouts = np.concatenate([self.rollouts, group.rollouts])
@@ -82,6 +68,14 @@ class Rows:
         last = self.own[np.arange(len(self.count)), self.count - 1]
         return forward(torch.from_numpy(last).to(self.run.device), self.run)
 
+    def record(self, tree: Tree, hidden: Float[Tensor, "row width"], most: int, busy: Container[Trunk]) -> None:
+        """Add the tokens just fed to a tree, up to `most` bytes of it; `hidden` are the states they left."""
+        if self.run.kept:
+            last = self.own[np.arange(len(self.count)), self.count - 1]
+            self.node = tree.record(self.node, last, Fed(hidden, torch.stack(self.run.kept, dim=1)), most, busy)
+        else:
+            self.node = np.full_like(self.node, NONE)
+
     def split(self, tokens: Integer[np.ndarray, " rollout"], going: Bool[np.ndarray, " rollout"]) -> None:
         """Append each going rollout's token to its row, splitting rows by token; drop rows without rollouts."""
         self._widen(int(self.count.max()) + 1)
@@ -89,7 +83,7 @@ class Rows:
         children, child = np.unique(self.row[going] * wide + tokens[going], return_inverse=True)
         parent, token = np.divmod(children, wide)
         slot = self._slots(parent)
-        for name in ("trunk", "shared", "count", "own"):
+        for name in ("trunk", "shared", "count", "node", "own"):
             held = getattr(self, name)
             placed = np.empty((len(children), *held.shape[1:]), dtype=np.int64)
             placed[slot] = held[parent]

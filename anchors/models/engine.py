@@ -7,7 +7,8 @@
 3. Groups of equal rollouts are let in together while fewer than `batch_size` rows and four times as many rollouts are
    in flight, so that those rollouts bound the memory. When none waits the next text is opened, so that rows of many texts
    run together and a step is never emptier than it has to be.
-4. A tie is decided in double precision from that row's tokens alone (`ties`).
+4. Where a stream of jobs comes in rounds, what rows computed is kept in a tree, which later rounds walk without rows (`tree`).
+5. A tie is decided in double precision from that row's tokens alone (`ties`).
 So a rollout depends on (seed, trace, position, sample) and not on batch size, order or interruption. In bfloat16 and
 float16 rounding is coarser than any useful margin, so there the promise holds for an unchanged batch only.
 """
@@ -22,16 +23,19 @@ from itertools import count, groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from anchors.models.attention_pass import LayerCache, TracePass
 from anchors.models.base import Completion, Job, Sampling
-from anchors.models.decoding import Group, Rows, Strand
+from anchors.models.decoding import Rows
 from anchors.models.endings import Endings
 from anchors.models.lean import Forward, lean_forward
 from anchors.models.randomness import stream
 from anchors.models.row_pass import RowPass
 from anchors.models.sampling import Odds, draw_tokens, next_token_odds
 from anchors.models.tokens import token_spans
+from anchors.models.tree import BYTES, NONE, Group, Strand, Walk, tree_of
 from anchors.models.trunks import Trunk, bare_trunk, trunk_of
 
 if TYPE_CHECKING:
@@ -76,7 +80,8 @@ def draw(
     """Yield the completion of every job as it finishes; jobs of one text that follow each other share a trunk.
 
     Texts with fewer than `FEW` jobs are not worth a trunk of their own: they come last, each over its own prefix. A None
-    says that what follows depends on rollouts still in flight; the stream is asked again after every token.
+    says that what follows depends on rollouts still in flight; the stream is asked again after every token. From the first one
+    on, what rows compute is kept for the texts that will be opened again (`tree`).
 
     Raises:
         ValueError: batch_size < 1, or the stream waits while nothing is in flight.
@@ -84,7 +89,7 @@ def draw(
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; at least one rollout must be in flight")
     draws = Draws(model, sampling, seed, batch_size, Tally() if tally is None else tally)
-    yield from draws.run(_texts(jobs))
+    yield from draws.run(_texts(draws.watched(jobs)))
     log.debug("%s: %s", model.name, draws.tally)
 
 
@@ -120,6 +125,15 @@ class Draws:
         self.endings = Endings(model, sampling)
         self.rows: Rows | None = None
         self.waiting: deque[Group] = deque()
+        tree = tree_of(model)
+        self.walk = None if tree is None else Walk(tree)
+        self.again = False
+
+    def watched(self, jobs: Iterable[Job | None]) -> Iterator[Job | None]:
+        """The jobs; a None among them says that texts will be opened again."""
+        for job in jobs:
+            self.again |= job is None
+            yield job
 
     def run(self, texts: Iterator[list[Job]]) -> Iterator[Finished]:
         """Open texts while there is room, follow each as far as its rollouts do, and decode what left them."""
@@ -131,7 +145,7 @@ class Draws:
                 if not jobs:
                     break
                 yield from self._open(jobs)
-            if self.waiting or (self.rows is not None and len(self.rows.rollouts)):
+            if self.waiting or self._in_flight():
                 idle = 0
                 assert self.rows is not None
                 yield from self._step(self.rows, forward)
@@ -140,11 +154,14 @@ class Draws:
             elif (idle := idle + 1) > IDLE:
                 raise ValueError("the stream of jobs waits for rollouts, but none is in flight; let it end instead")
 
+    def _in_flight(self) -> int:
+        """Sequences with rollouts on them, in rows or on nodes."""
+        return sum(len(held.shared) for held in (self.rows, self.walk) if held is not None)
+
     def _has_room(self) -> bool:
         """Whether another text may be opened."""
-        if self.rows is None or not len(self.rows.rollouts):
-            return True
-        return len(self.rows.shared) < self.batch_size and sum(t.bytes for t in self.trunks.values()) < OPEN
+        held = sum(t.bytes for t in self.trunks.values())
+        return not self._in_flight() or (self._in_flight() < self.batch_size and held < OPEN)
 
     def _open(self, jobs: list[Job]) -> Iterator[Finished]:
         """Run a text, follow it, and put what leaves it among the waiting groups."""
@@ -156,6 +173,8 @@ class Draws:
         trunk = self._trunk(jobs, next(iter(prefixes.values())))
         self.margin = max(self.margin, trunk.margin)
         self.trunks[number] = trunk
+        if self.walk is not None:
+            self.walk.tree.opened(trunk)
         self._enter(jobs, number, [prefixes[job.text, job.end] for job in jobs])
         groups: dict[tuple[int, ...], list[int]] = {}
         yield from self._follow(trunk, self._sort(range(first, len(self.jobs)), trunk, groups), groups, number)
@@ -165,11 +184,28 @@ class Draws:
         if self.rows is None:
             self.rows = Rows(RowPass(trunk.cache))
         self.rows.run.grow(number, trunk.cache, trunk.cut)
-        self.waiting.extend(_pieces(number, groups, self.batch_size))
+        self._place(trunk, _pieces(number, groups, self.batch_size))
+
+    def _place(self, trunk: Trunk, groups: Iterable[Group]) -> None:
+        """Put groups on their nodes, where their last token has one; the others wait."""
+        known = []
+        for group in groups:
+            if self.walk is None or not trunk.ids:
+                self.waiting.append(group)
+                continue
+            tree, (_, shared, own) = self.walk.tree, group.strand
+            before = tree.walk(tree.place(trunk, shared), own[:-1])
+            node = tree.walk(before, own[-1:])
+            if node == NONE:
+                self.waiting.append(group._replace(node=before))
+            else:
+                known.append(group._replace(node=node))
+        if self.walk is not None:
+            self.walk.enter(known)
 
     def _close(self) -> None:
         """Let go of trunks on which no row is left; none waits when a text is opened."""
-        live = set() if self.rows is None else set(self.rows.trunk.tolist())
+        live = {n for held in (self.rows, self.walk) if held is not None for n in held.trunk.tolist()}
         for number in self.trunks.keys() - live:
             del self.trunks[number]
             assert self.rows is not None
@@ -236,28 +272,61 @@ class Draws:
             on = on[going & (tokens == expected)]
 
     def _step(self, rows: Rows, forward: Forward) -> Iterator[Finished]:
-        """Let in the groups there is room for, feed one token to every row, and draw."""
-        while self.waiting and rows.have_room(self.waiting[0], self.batch_size):
-            group = self.waiting.popleft()
-            rows.admit(group, self._own_cache(group))
-        hidden = rows.feed(forward)
-        self.tally.computed += len(hidden)
+        """Let in the groups there is room for, feed one token to every row, and draw after it and after every node."""
+        self._admit(rows)
+        hidden, walk = self._feed(rows, forward), self.walk
+        fed = len(rows.shared)
+        row, rollouts, sizes = rows.row, rows.rollouts, rows.sizes
+        if walk is not None and len(walk.node):
+            row, rollouts = np.append(row, walk.row + fed), np.append(rollouts, walk.rollouts)
+            sizes, hidden = np.append(sizes, walk.sizes), [*hidden, walk.hidden()]
+        hidden = torch.cat(hidden) if len(hidden) > 1 else hidden[0]
+
+        def strand(at: int) -> Strand:
+            return rows.strand(at) if at < fed or walk is None else walk.strand(at - fed)
+
         block, parts = max(1, LOGITS // self.model.vocabulary), []
         for a in range(0, len(hidden), block):
             odds = next_token_odds(self.model.unembed(hidden[a : a + block]), self.sampling)
-            mine = slice(*np.searchsorted(rows.row, [a, a + block]))
-            sizes = rows.sizes[rows.row[mine]]
-            part = self.advance(
-                odds, rows.row[mine] - a, rows.rollouts[mine], sizes, lambda row, a=a: rows.strand(row + a)
-            )
+            mine = slice(*np.searchsorted(row, [a, a + block]))
+            part = self.advance(odds, row[mine] - a, rollouts[mine], sizes[row[mine]], lambda at, a=a: strand(at + a))
             yield from part.finished
             parts.append(part)
-        rows.split(*(np.concatenate(x) for x in zip(*((p.tokens, p.going) for p in parts), strict=True)))
+        tokens, going = (np.concatenate(x) for x in zip(*((p.tokens, p.going) for p in parts), strict=True))
+        on_rows = len(rows.rollouts)
+        if fed:
+            rows.split(tokens[:on_rows], going[:on_rows])
+        if walk is not None and len(walk.node):
+            for group in walk.split(tokens[on_rows:], going[on_rows:]):
+                self.waiting.extend(_cut(group, self.batch_size))
+
+    def _feed(self, rows: Rows, forward: Forward) -> list[Tensor]:
+        """Feed every row, and note in the tree what it left; nothing where there is no row."""
+        if not len(rows.shared):
+            return []
+        tree, most = None if self.walk is None else self.walk.tree, BYTES if self.again else 0
+        rows.run.keep = tree is not None and most > 0 and bool((rows.node != NONE).any())
+        hidden = rows.feed(forward)
+        if tree is not None:
+            rows.record(tree, hidden, most, self.trunks.values())
+        self.tally.computed += len(hidden)
+        return [hidden]
+
+    def _admit(self, rows: Rows) -> None:
+        """Let in the groups there is room for."""
+        known = []
+        while self.waiting and rows.have_room(self.waiting[0], self.batch_size):
+            group = self.waiting.popleft()
+            if group.node > NONE:
+                known.append((len(rows.shared), group.node))
+            rows.admit(group, self._own_cache(group))
+        if known and self.walk is not None:
+            self.walk.tree.plant(known, rows.run)
 
     def _own_cache(self, group: Group) -> list[LayerCache]:
         """Keys and values of a group's own tokens but the last, where it starts with more than one."""
         trunk, shared, own = group.strand
-        if len(own) == 1:
+        if len(own) == 1 or group.node > NONE:
             return []
         held = self.trunks[trunk]
         run = TracePass(start=shared, past=held.cache, record=True, cut=held.cut)
@@ -300,8 +369,13 @@ class Draws:
 def _pieces(trunk: int, groups: dict[tuple[int, ...], list[int]], batch_size: int) -> Iterator[Group]:
     """Groups by how much of the trunk they share, so that rows in flight see about as much; none above a batch."""
     for (shared, *own), members in sorted(groups.items()):
-        for a in range(0, len(members), batch_size):
-            yield Group(Strand(trunk, shared, own), np.array(members[a : a + batch_size]))
+        yield from _cut(Group(Strand(trunk, shared, own), np.array(members)), batch_size)
+
+
+def _cut(group: Group, batch_size: int) -> Iterator[Group]:
+    """A group in pieces of no more rollouts than a batch has rows."""
+    for a in range(0, len(group.rollouts), batch_size):
+        yield group._replace(rollouts=group.rollouts[a : a + batch_size])
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:

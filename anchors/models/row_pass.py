@@ -35,7 +35,7 @@ class Seen:
         for a, b in cut:
             seen[a:b] = False
         self.at, self.cut = torch.nonzero(seen)[:, 0], cut
-        self.cache = [LayerCache(*(t[:, self.at] for t in layer)) for layer in cache] if cut else list(cache)
+        self.cache = [tuple((t[:, self.at] if cut else t)[None] for t in layer) for layer in cache]
         self.visible = torch.cat([seen.new_zeros(1, dtype=torch.long), seen.cumsum(0)]).cpu().numpy()
 
 
@@ -56,6 +56,7 @@ class RowPass:
         kv_heads, _, width = like[0].keys.shape
         self.own = [LayerCache(*(like[0].keys.new_zeros(0, kv_heads, ROOM, width) for _ in "kv")) for _ in like]
         self.device = like[0].keys.device
+        self.keep, self.kept = False, []
 
     def grow(self, number: int, cache: Sequence[LayerCache], cut: Sequence[tuple[int, int]] = ()) -> None:
         """Add a trunk, of which nobody sees the tokens in `cut`."""
@@ -83,6 +84,12 @@ class RowPass:
             for target, source in zip(own, given, strict=True):
                 target[row, :, :size] = source
 
+    def plant(self, rows: np.ndarray, places: np.ndarray, past: Float[Tensor, "token part kv_head width"]) -> None:
+        """Set own tokens of any rows: the keys and values of each, layer after layer, at its place in its row."""
+        at, place = (torch.from_numpy(x).to(self.device) for x in (rows, places))
+        for part, tensor in enumerate(t for layer in self.own for t in layer):
+            tensor[at, :, place] = past[:, part]
+
     def copy(self, sources: np.ndarray, targets: np.ndarray, tokens: int) -> None:
         """Copy rows to other rows; no target may be a source."""
         if not len(sources):
@@ -101,7 +108,9 @@ class RowPass:
         """Set how much of which trunk (None for the only one) every row sees, and how many own tokens it has already."""
         self.rows, self.length = len(shared), int(fed.max()) + 1
         self.reserve(self.rows, self.length)
+        self.kept = []
         trunk = np.full_like(shared, min(self.trunks)) if trunk is None else trunk
+        self.sorted = bool((np.diff(trunk) >= 0).all())
         order = np.argsort(trunk, kind="stable")
         self.segments = self._segments(trunk[order], shared[order])
         self.order = torch.from_numpy(order).to(self.device)
@@ -141,7 +150,7 @@ class RowPass:
         mask = self._additive(allowed)
         if mask is None:
             return None
-        return mask.repeat_interleave(groups, dim=0).to(torch.promote_types(dtype, torch.float32))
+        return mask.repeat_interleave(groups, dim=0).to(torch.promote_types(dtype, torch.float32))[None, None]
 
     def _own_mask(self, window: int | None) -> Tensor | None:
         at = torch.arange(self.length, device=self.device)
@@ -164,6 +173,8 @@ class RowPass:
         own = self.own[call.layer]
         own.keys[self.slots, :, self.fed] = call.key[:, :, 0]
         own.values[self.slots, :, self.fed] = call.value[:, :, 0]
+        if self.keep:
+            self.kept += call.key[:, :, 0], call.value[:, :, 0]
         query = call.query.reshape(self.rows, own.keys.shape[1], -1, own.keys.shape[3])  # row, kv head, group, width
         trunk_masks, own_mask = self.masks(call.window, query)
         part = self._over_own(call, query, own, own_mask)
@@ -174,20 +185,14 @@ class RowPass:
     def _over_trunks(self, call: Call, query: Tensor, masks: Sequence[Tensor | None]) -> Part:
         """Every row over the trunk it grew from, trunk by trunk."""
         groups, one = query.shape[2], len(self.segments) == 1
-        rows = (query if one else query[self.order]).transpose(0, 1).flatten(1, 2)  # kv head, row and group, width
-        if one:
-            part = _over_trunk(call, rows, self.segments[0], masks[0])
-        else:
-            precision = torch.promote_types(rows.dtype, torch.float32)
-            part = Part(
-                torch.zeros_like(rows), torch.full(rows.shape[:-1], HIDDEN, dtype=precision, device=self.device)
-            )
-            for segment, mask in zip(self.segments, masks, strict=True):
-                if segment.reach:
-                    here = slice(segment.places.start * groups, segment.places.stop * groups)
-                    part.out[:, here], part.log_sum[:, here] = _over_trunk(call, rows[:, here], segment, mask)
-        out, log_sum = (t.unflatten(1, (-1, groups)).transpose(0, 1) for t in part)
-        return Part(out, log_sum) if one else Part(out[self.back], log_sum[self.back])
+        rows = (query if one or self.sorted else query[self.order]).transpose(0, 1).flatten(1, 2)[None]
+        found = []  # rows, their places and sums are: 1, kv head, row and group, width
+        for segment, mask in zip(self.segments, masks, strict=True):
+            here = rows[:, :, segment.places.start * groups : segment.places.stop * groups]
+            found.append(_over_trunk(call, here, segment, mask))
+        part = found[0] if one else Part(*(torch.cat(t, dim=2) for t in zip(*found, strict=True)))
+        out, log_sum = (t[0].unflatten(1, (-1, groups)).transpose(0, 1) for t in part)
+        return Part(out, log_sum) if one or self.sorted else Part(out[self.back], log_sum[self.back])
 
     def _over_own(self, call: Call, query: Tensor, own: LayerCache, mask: Tensor | None) -> Part:
         """All rows over their first `near` own tokens, then the few longer ones over the rest of theirs."""
@@ -211,14 +216,14 @@ def _near(fed: Integer[np.ndarray, " row"], length: int) -> int:
 
 
 def _over_trunk(call: Call, rows: Tensor, segment: Segment, mask: Tensor | None) -> Part:
-    keys, values = (t[:, : segment.reach] for t in segment.trunk.cache[call.layer])
-    fused = call.softcap is None and rows.device.type == "cpu" and rows.dtype in (torch.float32, torch.float64)
-    if not fused:
-        return _part(call, rows, keys, values, mask)
-    part = fused_part(
-        rows[None], keys[None], values[None], scale=call.scaling, mask=None if mask is None else mask[None, None]
-    )
-    return Part(part.out[0], part.log_sum[0])
+    if not segment.reach:
+        nothing = rows.new_full(rows.shape[:-1], HIDDEN, dtype=torch.promote_types(rows.dtype, torch.float32))
+        return Part(torch.zeros_like(rows), nothing)
+    keys, values = segment.trunk.cache[call.layer]
+    keys, values = keys[:, :, : segment.reach], values[:, :, : segment.reach]
+    if call.softcap is None and rows.device.type == "cpu" and rows.dtype in (torch.float32, torch.float64):
+        return fused_part(rows, keys, values, scale=call.scaling, mask=mask)
+    return _part(call, rows, keys, values, mask)
 
 
 def _part(call: Call, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Part:
