@@ -1,18 +1,20 @@
 """What a run will cost, from a few rollouts drawn first.
 
-1. Lengths: some rollouts are drawn whole at boundaries spread over the traces. Mean tokens at the boundaries between them lie
-   on straight lines, since later boundaries have less left to write.
-2. Rates: a draw of many rollouts takes start + a steps + c tokens, one step a token of the longest. Three draws of different
-   shape give the three numbers: one token, the whole rollouts, and a batch as wide as the run's.
-3. Schedule: batches keep their width until nothing waits, then run empty; the steps of that are counted on the lengths found.
-4. Memory: traces, and a batch of rollouts as long as the longest drawn (`anchors.memory`), against what is free.
+1. Rates: seconds = start texts + a steps + c tokens computed. Draws of different shape give the three numbers: first tokens
+   of a text that is new and of the same again, a few whole rollouts, and a batch as wide as the run's.
+2. Computed: a model that runs here computes tokens off the text only, and each distinct sequence once (`anchors.models.engine`);
+   elsewhere every token is computed. What a batch shares tells what the run will (`anchors.sharing`).
+3. Lengths: of the rollouts drawn whole. Their means at the boundaries between lie on straight lines, since later boundaries
+   have less left to write; single lengths scatter around them as those drawn did.
+4. Schedule: batches keep their width until nothing waits, then run empty; the steps of that are counted on the lengths.
+5. Memory: traces, and a batch of rollouts as long as the longest drawn (`anchors.memory`), against what is free.
 """
 
 from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
@@ -22,13 +24,27 @@ from jaxtyping import Float
 from anchors.memory import CLEARLY, Estimate, resampling_memory
 from anchors.models.base import Job, Model, Sampling
 from anchors.rollouts import Rollout, Rollouts
+from anchors.sharing import Drawn, off_text, sharing
 from anchors.trace import Trace
 
+PROBED_TRACES: Final = 2
+"""Traces whose rollouts are timed: more would leave too few of each to see what they share."""
+SEEN_TRACES: Final = 16
+"""Traces whose rollouts are drawn for their lengths."""
 PROBED_BOUNDARIES: Final = 8
 PROBED_SAMPLES: Final = 2
+OPENING: Final = 4
+"""Rollouts that show what opening a text takes: for fewer the engine would not open it."""
+
 WIDE: Final = 256
 """Rollouts in flight unless `batch_size` says otherwise; the batch the rate is measured with has no more."""
 WIDE_TOKENS: Final = 64
+"""Tokens of a rollout of that batch, which is drawn whole if that takes at most twice as many on average."""
+TAIL: Final = 10
+"""The longest of so many rollouts tell how lengths go on above."""
+
+Missing = Sequence[tuple[Rollouts, tuple[int, int]]]
+Floats = Float[np.ndarray, " rollout"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +92,7 @@ def duration(seconds: float) -> str:
 
 
 class Rates(NamedTuple):
-    """Seconds a draw takes: for each trace, for each step of one token a rollout, and for each token."""
+    """Seconds a draw takes: for each text, for each step of one token a rollout, and for each token computed."""
 
     start: float
     step: float
@@ -84,11 +100,18 @@ class Rates(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """What one draw took: traces, steps (tokens of the longest rollout), tokens and seconds."""
+    """What one draw took: texts opened, steps, tokens computed and seconds."""
 
-    traces: int
-    steps: int
-    tokens: int
+    texts: float
+    steps: float
+    tokens: float
+    seconds: float
+
+
+class Sample(NamedTuple):
+    """Rollouts drawn in one call, and the seconds they took."""
+
+    drawn: Drawn
     seconds: float
 
 
@@ -114,100 +137,219 @@ def calibrate(
     limited = sum(_limited(run.trace, model, sampling) for run in runs)
     if not missing:
         return Bill(0, stored, 0, 0.0, None if price is None else 0.0, limited)
-    draw = _Draw(getattr(model, "replica", model), seed, options)  # a cluster's replicas share the run, not a probe
-    warm = [job for run, pair in missing[:1] for job in run.jobs([pair])]
-    probes = [draw(warm, replace(sampling, max_new_tokens=1))[0] for _ in range(2)][1:]
-    whole, drawn = draw([job for run, pair in _spread(missing) for job in run.jobs([pair])], sampling)
-    by_id = {run.trace.id: run for run in runs}
-    for job, rollout in drawn if keep else ():
-        by_id[job.trace].add([rollout])
-    done = len(drawn) if keep else 0
-    left = [(run, pair) for run, pair in missing if not keep or (run.trace.id, *pair) not in _keys(drawn)]
-    lengths = _expected(left, drawn)
-    seconds = 0.0
-    if left:
-        wide = [job for run, pair in left[:: max(1, len(left) // min(width, WIDE))] for job in run.jobs([pair])]
-        short = replace(sampling, max_new_tokens=min(WIDE_TOKENS, sampling.max_new_tokens))
-        probes += [whole, draw(wide, short)[0]]
-        seconds = predicted_seconds(fit_rates(probes), lengths, len({run.trace.id for run, _ in left}), width)
-        seconds /= getattr(model, "replicas", 1)
-    tokens = round(lengths.sum())
+    probes, by_id = _Probes(missing, model, sampling, seed, width, options), {run.trace.id: run for run in runs}
+    kept, needs = 0, []
+    for draw in (probes.begin, probes.widen):
+        drawn = draw()
+        for trace in {job.trace for job, _ in drawn} if keep else ():
+            by_id[trace].add([rollout for job, rollout in drawn if job.trace == trace])
+        kept += len(drawn) if keep else 0
+        left = _without(missing, probes.whole) if keep else missing
+        need = _memory(runs, left, probes.whole, model, width)
+        if need is not None:
+            needs.append(need)
+            if keep:
+                need.check(CLEARLY)
+    tokens = round(float(_expected(left, [(job, rollout.tokens) for job, rollout in probes.whole]).sum()))
     cost = None if price is None else tokens * price / 1e6
-    need = _memory(runs, left, drawn, model, width)
-    if keep and need is not None:
-        need.check(CLEARLY)
+    need = max(needs, key=lambda need: need.peak, default=None)
     memory, shortage = (None, None) if need is None else (need.peak, need.shortage())
-    return Bill(len(left), stored + done, tokens, seconds, cost, limited, memory=memory, shortage=shortage)
+    seconds = probes.seconds(left) / getattr(model, "replicas", 1) if left else 0.0
+    return Bill(len(left), stored + kept, tokens, seconds, cost, limited, memory=memory, shortage=shortage)
 
 
-class _Draw:
-    """Draws rollouts and takes the time."""
+class _Probes:
+    """The draws a bill is made of: `opening` a text, `again` the same, a few whole rollouts, and a `wide` batch.
 
-    def __init__(self, model: Model, seed: int, options: dict[str, Any]) -> None:
-        self.model, self.seed, self.options = model, seed, options
+    They are of traces of middling length, of which the last is opened. `whole` are the rollouts drawn to their end, some of
+    other traces among them.
+    """
 
-    def __call__(self, jobs: Sequence[Job], sampling: Sampling) -> tuple[Probe, list[tuple[Job, Rollout]]]:
+    def __init__(
+        self, missing: Missing, model: Model, sampling: Sampling, seed: int, width: int, options: dict[str, Any]
+    ) -> None:
+        self.model = getattr(model, "replica", model)  # a cluster's replicas share the run, not a probe
+        self.shares = hasattr(model, "pooled_attention")  # a model that runs here
+        self.sampling, self.seed, self.width, self.options = sampling, seed, width, options
+        traces: dict[str, list] = {}
+        for run, pair in missing:
+            traces.setdefault(run.trace.id, []).append((run, pair))
+        self.length = {part[0][0].trace.id: len(part[0][0].trace.text) for part in traces.values()}
+        ordered = sorted(traces.values(), key=lambda part: len(part[0][0].trace.text))
+        self.timed = _inner(ordered, PROBED_TRACES)
+        self.others = _even([part for part in ordered if part not in self.timed], SEEN_TRACES)
+        self.batch, self.opened = [item for part in self.timed for item in part], self.timed[-1][0][0].trace.id
+        self.wide: Sample | None = None
+        self.whole: list[tuple[Job, Rollout]] = []
+
+    def begin(self) -> Drawn:
+        """Draw all but the batch, and return what was drawn whole."""
+        first = replace(self.sampling, max_new_tokens=1)
+        self._draw(self.batch[:OPENING], first)  # warms up
+        self.opening, self.again = (self._draw(self.batch[-OPENING:], first).seconds for _ in range(2))
+        self.narrow = self._draw(_spread(self.timed[-1] if self.shares else self.batch), self.sampling)
+        self.whole += self.narrow.drawn
+        if self.others:
+            self.whole += self._draw(_spread([item for part in self.others for item in part]), self.sampling).drawn
+        return list(self.whole)
+
+    def widen(self) -> Drawn:
+        """Draw a batch of at most half of what is left of some traces, and return it if it was drawn whole."""
+        long = np.mean([rollout.tokens for _, rollout in self.whole]) > 2 * WIDE_TOKENS
+        self.cut = min(WIDE_TOKENS, self.sampling.max_new_tokens) if long else self.sampling.max_new_tokens
+        left = _without(self.batch, self.whole)
+        if not left:
+            return []
+        self.wide = self._draw(
+            _even(left, min(WIDE, -(-len(left) // 2))), replace(self.sampling, max_new_tokens=self.cut)
+        )
+        whole = self.wide.drawn if self.cut == self.sampling.max_new_tokens else []
+        self.whole += whole
+        return whole
+
+    def _draw(self, missing: Missing, sampling: Sampling) -> Sample:
+        jobs = [job for run, pair in missing for job in run.jobs([pair])]
         started = time.perf_counter()
         made = list(self.model.generate(jobs, sampling=sampling, seed=self.seed, **self.options))
         seconds = max(time.perf_counter() - started, 1e-6)  # a coarse clock may not have moved
-        lengths = [completion.tokens for _, completion in made]
-        probe = Probe(len({job.trace for job in jobs}), max(lengths), sum(lengths), seconds)
-        return probe, [(job, Rollout.of(job, completion)) for job, completion in made]
+        return Sample([(job, Rollout.of(job, completion)) for job, completion in made], seconds)
+
+    def seconds(self, left: Missing) -> float:
+        """What drawing the rest takes on the schedule of `width` rollouts in flight."""
+        rates = fit_rates(
+            [Probe(1, 0, 0, self.opening), *(self._probe(x) for x in (self.narrow, self.wide) if x is not None)]
+        )
+        off = _stretched(
+            _scattered(left, found := self._off(self.whole)),
+            [tokens for _, tokens in found],
+            self.sampling.max_new_tokens,
+        )
+        share = 1.0
+        if self.shares and self.wide is not None:
+            traces = set(job.trace for job, _ in self.wide.drawn)
+            share = sharing(self.wide.drawn).of(sum(run.trace.id in traces for run, _ in left))
+            seen = float(np.minimum(off, self.cut).sum() / max(off.sum(), 1e-9))
+            share = seen * share + 1 - seen  # beyond what was drawn, rollouts have parted
+        return predicted_seconds(rates, off, self._texts({run.trace.id for run, _ in left}), self.width, share=share)
+
+    def _probe(self, sample: Sample) -> Probe:
+        """A draw's work and the time it took, without that for the text that was open before."""
+        off = np.array([tokens for _, tokens in self._off(sample.drawn)])
+        share = sharing(sample.drawn).share if self.shares else 1.0
+        traces = {job.trace for job, _ in sample.drawn}
+        new = self._texts(traces) - 1 if len(traces) > 1 else 0.0
+        seconds = max(sample.seconds - self.again, sample.seconds / 10)
+        return Probe(new, _steps(off, self.width, share), share * float(off.sum()), seconds)
+
+    def _texts(self, traces: Iterable[str]) -> float:
+        """How many texts as long as the one that was opened these are."""
+        return sum(self.length[trace] for trace in traces) / self.length[self.opened]
+
+    def _off(self, drawn: Drawn) -> list[tuple[Job, float]]:
+        """Tokens of each rollout off its text, boundary by boundary, as they are let in."""
+        ordered = sorted(drawn, key=lambda item: (item[0].trace, item[0].position, item[0].sample))
+        return [(job, rollout.tokens * (off_text(job, rollout) if self.shares else 1.0)) for job, rollout in ordered]
 
 
-def _spread(missing: Sequence[tuple[Rollouts, tuple[int, int]]]) -> list[tuple[Rollouts, tuple[int, int]]]:
+def _inner(items: Sequence[Any], most: int) -> list[Any]:
+    """At most so many items, from the middles of equal parts."""
+    parts = min(most, len(items))
+    return [items[int(len(items) * (i + 0.5) / parts)] for i in range(parts)]
+
+
+def _even(items: Sequence[Any], most: int) -> list[Any]:
+    """At most so many items, spread evenly from the first to the last."""
+    picks = np.unique(np.linspace(0, len(items) - 1, most).round().astype(int)) if items else []
+    return [items[i] for i in picks]
+
+
+def _spread(missing: Missing) -> Missing:
     """The first missing samples of boundaries spread evenly over all that miss some."""
     by_boundary: dict[tuple[str, int], list] = {}
     for run, pair in missing:
         by_boundary.setdefault((run.trace.id, pair[0]), []).append((run, pair))
-    rows = list(by_boundary.values())
-    picks = np.unique(np.linspace(0, len(rows) - 1, PROBED_BOUNDARIES).round().astype(int))
-    return [item for i in picks for item in rows[i][:PROBED_SAMPLES]]
+    return [item for row in _even(list(by_boundary.values()), PROBED_BOUNDARIES) for item in row[:PROBED_SAMPLES]]
 
 
-def _keys(drawn: Sequence[tuple[Job, Rollout]]) -> set[tuple[str, int, int]]:
-    return {(job.trace, job.position, job.sample) for job, _ in drawn}
+def _without(missing: Missing, drawn: Drawn) -> Missing:
+    done = {(job.trace, job.position, job.sample) for job, _ in drawn}
+    return [(run, pair) for run, pair in missing if (run.trace.id, *pair) not in done]
 
 
-def _expected(
-    left: Sequence[tuple[Rollouts, tuple[int, int]]], drawn: Sequence[tuple[Job, Rollout]]
-) -> Float[np.ndarray, " rollout"]:
-    """Expected tokens of each rollout left to draw, by how far along its trace it starts."""
+def _along(left: Missing, drawn: Sequence[tuple[Job, float | int]]) -> tuple[list[list[float | int]], Floats]:
+    """Tokens drawn at each boundary that was drawn, and where between these, counted from 0, each rollout left lies."""
     sizes = {run.trace.id: len(run.trace) for run, _ in left}
-    found: dict[float, list[int]] = {}
-    for job, rollout in drawn:
-        found.setdefault(job.position / max(1, sizes.get(job.trace, job.position)), []).append(rollout.tokens)
+    found: dict[float, list[float | int]] = {}
+    for job, tokens in drawn:
+        found.setdefault(job.position / max(1, sizes.get(job.trace, job.position)), []).append(tokens)
     at = sorted(found)
-    wanted = [pair[0] / max(1, sizes[run.trace.id]) for run, pair in left]
-    return np.interp(wanted, at, [float(np.mean(found[x])) for x in at])
+    place = np.interp([pair[0] / max(1, sizes[run.trace.id]) for run, pair in left], at, np.arange(len(at)))
+    return [found[x] for x in at], place
+
+
+def _expected(left: Missing, drawn: Sequence[tuple[Job, float | int]]) -> Floats:
+    """Mean tokens of each rollout left to draw, by how far along its trace it starts."""
+    found, place = _along(left, drawn)
+    return np.interp(place, np.arange(len(found)), [float(np.mean(tokens)) for tokens in found])
+
+
+def _scattered(left: Missing, drawn: Sequence[tuple[Job, float | int]]) -> Floats:
+    """Tokens of each rollout left to draw, as some rollout took from the boundary before or after: the nearer, the likelier."""
+    found, place = _along(left, drawn)
+    rng = np.random.default_rng(0)
+    picks = np.floor(place + rng.random(len(place))).astype(int).clip(max=len(found) - 1)
+    lengths = np.zeros(len(place))
+    for i, tokens in enumerate(found):
+        lengths[picks == i] = rng.choice(tokens, int((picks == i).sum()))
+    return lengths
+
+
+def _stretched(lengths: Floats, drawn: Sequence[float], most: int) -> Floats:
+    """The longest of many rollouts is longer than that of a few: by (many / few)^g, g by Hill's estimator, `most` at most."""
+    ordered = np.sort(drawn)[::-1]
+    top = ordered[: max(2, len(ordered) // TAIL)]
+    if len(lengths) <= len(drawn) or len(ordered) <= len(top) or top[-1] <= 0:
+        return lengths
+    longest = top[0] * (len(lengths) / len(drawn)) ** float(np.log(top / top[-1]).mean())
+    return np.where(np.arange(len(lengths)) == lengths.argmax(), min(longest, most), lengths)
 
 
 def fit_rates(probes: Sequence[Probe]) -> Rates:
-    """Non-negative least squares of seconds = start traces + a steps + c tokens, each draw counted alike.
+    """Non-negative least squares of seconds = start texts + a steps + c tokens, each draw counted alike.
 
     >>> fit_rates([Probe(1, 1, 1, 0.111), Probe(1, 50, 400, 1.0), Probe(1, 60, 9000, 9.7)])
     Rates(start=0.1, step=0.01, token=0.001)
     """
     from scipy.optimize import nnls
 
-    rows = np.array([(p.traces, p.steps, p.tokens) for p in probes], dtype=float)
+    rows = np.array([(p.texts, p.steps, p.tokens) for p in probes], dtype=float)
     seconds = np.array([p.seconds for p in probes])
     found, _ = nnls(rows / seconds[:, None], np.ones(len(probes)))
     return Rates(*(round(float(x), 12) for x in found))
 
 
-def predicted_seconds(rates: Rates, lengths: Float[np.ndarray, " rollout"], traces: int, width: int) -> float:
-    """start a trace + a steps + c tokens; steps until the last rollout ends when `width` are in flight."""
-    ends = [0.0] * min(width, max(1, len(lengths)))
+def predicted_seconds(rates: Rates, lengths: Floats, texts: float | int, width: int, *, share: float = 1.0) -> float:
+    """start a text + a steps + c tokens; steps until the last rollout ends when `width` are in flight.
+
+    Rollouts of which only a `share` is computed stay together in that many sequences.
+    """
+    return float(rates.start * texts + rates.step * _steps(lengths, width, share) + rates.token * share * lengths.sum())
+
+
+def _steps(lengths: Floats, width: int, share: float) -> float:
+    from anchors.models.decoding import SHARING
+
+    flight = width if share >= 1 else int(min(SHARING * width, width / max(share, 1e-9)))
+    ends = [0.0] * min(flight, max(1, len(lengths)))
     for length in lengths:
         heapq.heapreplace(ends, ends[0] + length)
-    return float(rates.start * traces + rates.step * max(ends) + rates.token * lengths.sum())
+    return float(max(ends))
 
 
 def _memory(
     runs: Sequence[Rollouts],
-    left: Sequence[tuple[Rollouts, tuple[int, int]]],
-    drawn: Sequence[tuple[Job, Rollout]],
+    left: Missing,
+    drawn: Drawn,
     model: Any,
     width: int,
 ) -> Estimate | None:

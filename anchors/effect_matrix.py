@@ -22,6 +22,9 @@ WAITING = 1 << 21
 DRAWN = 1 << 20
 """Tokens drawn at once."""
 
+SORTED = 1 << 14
+"""Means sorted at once for their quantiles, which takes several copies of them."""
+
 LEVEL = 0.95
 
 Effects = Float[np.ndarray, "source row"]
@@ -81,8 +84,14 @@ class Cells:
         size = rows.shape[1]
         if size < 2:
             return np.full((2, len(rows)), np.nan)
-        drawn = np.concatenate([rows @ counts.T / size for counts in self._counts(size, target)], axis=1)
-        return np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)
+        drawn, at = np.empty((len(rows), self.resamples)), 0
+        for counts in self._counts(size, target):
+            found = drawn[:, at : at + len(counts)]
+            np.divide(rows @ counts.T, size, out=found)
+            at += len(counts)
+        block, levels = max(1, SORTED // self.resamples), [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
+        parts = [np.quantile(drawn[a : a + block], levels, axis=1) for a in range(0, len(rows), block)]
+        return np.concatenate(parts, axis=1)
 
     def _counts(self, size: int, target: int) -> Iterator[Float[np.ndarray, "resample token"]]:
         """How often each of a target's tokens was drawn, so many resamples at a time."""

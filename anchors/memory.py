@@ -226,7 +226,11 @@ def suppression_memory(
     host = {
         "matrices": 5 * sentences**2 * NUMBER,
         "effects on tokens": waiting * NUMBER,
-        "bootstrap": 4 * min(effect_matrix.DRAWN, math.ceil(2 * resamples * tokens / sentences)) * NUMBER,
+        "bootstrap": (
+            4 * min(effect_matrix.DRAWN, math.ceil(2 * resamples * tokens / sentences))
+            + 2 * math.ceil(waiting / tokens) * resamples
+        )
+        * NUMBER,
     }
     return Estimate("suppression", tokens, sentences, parts, host, shape.device)
 

@@ -46,7 +46,7 @@ ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 26}
 ROWS = 32
 """Fewest rows of a block: fewer would leave the unembedding waiting for its weights."""
 
-HELD = 1 << 21
+HELD = 1 << 19
 """Hidden-state numbers held for one sweep over the rows, or four times the trace's own if that is more."""
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from anchors.compression import Compressed
 from anchors.printable import cell, printable
 from anchors.scores import Scores
 from anchors.trace import Trace
+
+if TYPE_CHECKING:
+    from anchors.compression import Compressed
 
 WIDTH = 10
 

@@ -200,19 +200,36 @@ def null(options: argparse.Namespace) -> None:
 
 
 def bill() -> None:
-    """Predicted against real, in one run."""
-    for name, world, n, seed in (("lab/reasoner", "expression", 100, 11), ("lab/alchemist", "alchemy", 60, 12)):
+    """Predicted against real, in turn and in one process, of traces and numbers of rollouts the cost model was not made on."""
+    settings = (
+        ("lab/reasoner", "expression", 100, (11,)), ("lab/alchemist", "alchemy", 60, (12,)),
+        ("lab/reasoner", "expression", 20, (13,)), ("lab/reasoner-b", "expression", 200, (14,)),
+        ("lab/alchemist", "alchemy", 30, (15, 16, 17, 18)), ("lab/reasoner", "expression", 50, (19, 20, 21)),
+    )  # fmt: skip
+    errors = []
+    for name, world, n, seeds in settings:
         model = load_model(name)
-        trace = write_trace(load_world(world).prompt(_problem(world, seed)), model, seed=seed)
-        resample(trace, model, n=2, seed=99, progress=False)
-        predicted = plan_resampling([trace], model, n=n)
-        started = time.perf_counter()
-        tokens = resample(trace, model, n=n, progress=False).cost().tokens
-        seconds = time.perf_counter() - started
+        traces = [write_trace(load_world(world).prompt(_problem(world, seed)), model, seed=seed) for seed in seeds]
+        resample(traces[0], model, n=2, seed=99, progress=False)
+        for seed in range(3):
+            model.kept_trunks = None  # as if each were a process of its own
+            predicted = plan_resampling(traces, model, n=n, seed=seed)
+            model.kept_trunks = None
+            started, cpu = time.perf_counter(), time.process_time()
+            runs = resample_traces(traces, model, n=n, seed=seed, progress=False)
+            seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+            tokens = sum(run.cost().tokens for run in runs)
+            errors.append((predicted.tokens / tokens - 1, predicted.seconds / seconds - 1))
+            print(
+                f"bill, {name}, {sum(map(len, traces))} sentences of {len(traces)}, n = {n}: tokens {predicted.tokens:,} "
+                f"predicted, {tokens:,} real ({errors[-1][0]:+.0%}); seconds {predicted.seconds:.2f} predicted, "
+                f"{seconds:.2f} real ({errors[-1][1]:+.0%}), CPU {cpu:.2f}",
+                flush=True,
+            )
+    for what, found in zip(("tokens", "seconds"), np.abs(np.array(errors)).T, strict=True):
         print(
-            f"bill, {name}, {len(trace)} sentences, n = {n}: tokens {predicted.tokens:,} predicted, {tokens:,} real "
-            f"({predicted.tokens / tokens - 1:+.0%}); seconds {predicted.seconds:.1f} predicted, {seconds:.1f} real "
-            f"({predicted.seconds / seconds - 1:+.0%})",
+            f"error of {what}: median {np.median(found):.0%}, largest {found.max():.0%}, "
+            f"within 25 % {(found <= 0.25).sum()} of {len(found)}",
             flush=True,
         )
 

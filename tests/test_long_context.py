@@ -139,6 +139,12 @@ def test_memory_grows_with_what_it_is_made_of(checkpoints, trace):
     assert memory_of("suppression", trace, object()) is None and memory_of("counterfactual", trace, model) is None
 
 
+def test_memory_of_suppression_hardly_grows_with_the_number_of_sources():
+    model = load_model("lab/reasoner", check=False)
+    peaks = [memory.suppression_memory(model, 1000, sources).peak for sources in (20, 40, 80, 160)]
+    assert max(peaks) <= 1.15 * min(peaks)
+
+
 def test_a_run_that_will_not_fit_is_refused_before_it_starts(checkpoints, trace, monkeypatch):
     model = load_model(checkpoints["llama"])
     monkeypatch.setattr(memory, "available", lambda device="cpu": 1 << 20)

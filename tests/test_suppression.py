@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from anchors import suppression
+from anchors import effect_matrix, suppression
 from anchors.models import CapabilityError, load_model, suffixes
 from anchors.models.divergence import exact_kl, paper_log_kl
 from anchors.models.tokens import token_spans
@@ -238,6 +238,30 @@ def test_the_intervals_of_the_cells_contain_them(checkpoints, trace):
     assert cells.sum() >= 15
     assert (found.matrix_low[cells] <= found.matrix[cells] + 1e-12).all()
     assert (found.matrix[cells] <= found.matrix_high[cells] + 1e-12).all()
+
+
+def test_intervals_are_the_same_however_many_sources_are_sorted_at_once(monkeypatch):
+    spans, effects = [(0, 4), (4, 9), (9, 10), (10, 16)], np.random.default_rng(0).random((3, 16))
+    found = []
+    for block in (effect_matrix.SORTED, 1):
+        monkeypatch.setattr(effect_matrix, "SORTED", block)
+        cells = effect_matrix.Cells.of(spans, 200, 0, shift=1)
+        cells.add([0, 1, 2], effects)
+        done = cells.finished(centred=False)
+        found.append((done.low, done.high))
+    assert np.array_equal(*found, equal_nan=True) and (~np.isnan(found[0][0])).sum() == 1 + 3
+    draws = np.random.default_rng((0, 3)).integers(6, size=(200, 6))
+    expected = np.quantile(effects[2, 9:15][draws].mean(1), [0.025, 0.975])
+    assert (found[0][0][3, 2], found[0][1][3, 2]) == pytest.approx(tuple(expected))
+
+
+def test_sorting_a_block_holds_no_more_for_more_sources(monkeypatch):
+    sizes, quantile = [], np.quantile
+    monkeypatch.setattr(np, "quantile", lambda a, *rest, **how: sizes.append(a.size) or quantile(a, *rest, **how))
+    cells = effect_matrix.Cells.of([(i, i + 2) for i in range(100)], 1000, 0, shift=0)
+    cells.add(list(range(99)), np.random.default_rng(0).random((99, 102)))
+    cells.finished(centred=False)
+    assert max(sizes) <= effect_matrix.SORTED
 
 
 def naive_paper_kept(row, top_p=0.9999, most=100, temperature=0.6):

@@ -21,7 +21,7 @@ from torch import Tensor
 from anchors.models.attention_pass import Call, repeat_heads
 from anchors.models.parts import Part, fused_part, share
 
-HELD = 1 << 21
+HELD = 1 << 19
 """Attention outputs of ranges held together, or four times those of the text if that is more."""
 
 
