@@ -226,7 +226,9 @@ def suppression_memory(
     drawn = 4 * min(effect_matrix.DRAWN, math.ceil(2 * resamples * tokens / sentences))
     bootstrap = (drawn + 2 * math.ceil(waiting / tokens) * resamples) * NUMBER
     if shape.device == "cpu" and sentences * tokens <= effect_matrix.WAITING:  # drawn when all sources are through
-        bootstrap = max(0, bootstrap - sum(size for name, size in parts.items() if name != "keys and values"))
+        bootstrap = max(
+            0, bootstrap - sum(parts[name] for name in ("one suffix", "attention of groups", "distributions"))
+        )
     host = {"matrices": 5 * sentences**2 * NUMBER, "effects on tokens": waiting * NUMBER, "bootstrap": bootstrap}
     return Estimate("suppression", tokens, sentences, parts, host, shape.device)
 

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from anchors.models.base import Job
+from anchors.models.tokens import in_common
 from anchors.rollouts import Rollout
 
 HALVES: Final = 8
@@ -41,7 +42,7 @@ class Sharing(NamedTuple):
 
 def off_text(job: Job, rollout: Rollout) -> float:
     """The part of a rollout that comes after it left its text, by characters; 0 where it never did."""
-    return 1 - _common(job.text[job.end :], rollout.text) / max(1, len(rollout.text)) if rollout.text else 1.0
+    return 1 - in_common(job.text[job.end :], rollout.text) / max(1, len(rollout.text)) if rollout.text else 1.0
 
 
 def sharing(drawn: Drawn) -> Sharing:
@@ -54,7 +55,7 @@ def sharing(drawn: Drawn) -> Sharing:
     """
     tails = []
     for job, rollout in drawn:
-        on = _common(job.text[job.end :], rollout.text)
+        on = in_common(job.text[job.end :], rollout.text)
         tails.append((job.trace, job.end + on, rollout.text[on:]))
     written, half = sum(len(tail) for *_, tail in tails), len(tails) // 2
     if not written or not half:
@@ -68,10 +69,5 @@ def sharing(drawn: Drawn) -> Sharing:
 def _distinct(tails: Sequence[tuple[str, int, str]]) -> int:
     """Characters of different beginnings, among what left each text at each place."""
     ordered = sorted(tails)
-    again = sum(_common(a[2], b[2]) for a, b in pairwise(ordered) if a[:2] == b[:2])
+    again = sum(in_common(a[2], b[2]) for a, b in pairwise(ordered) if a[:2] == b[:2])
     return sum(len(tail) for *_, tail in ordered) - again
-
-
-def _common(a: str, b: str) -> int:
-    """How many characters two texts begin with in common."""
-    return next((k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -152,7 +152,7 @@ def test_a_walk_goes_on_known_tokens_and_lets_the_others_leave():
     (a,) = grown.record(np.array([place]), np.array([3]), fed([30.0]), 1 << 20)
     b, c, none = grown.record(np.array([a, a, NONE]), np.array([4, 8, 4]), fed([34.0, 38.0, 9.0]), 1 << 20)
     assert none == NONE and grown.walk(place, [3, 8]) == c and grown.walk(place, [3, 9, 4]) == NONE
-    walk = Walk(grown)
+    walk = Walk(grown, {})
     walk.enter([Group(Strand(1, 2, [3]), np.arange(5), int(a)), Group(Strand(1, 2, [3, 4]), np.array([9]), int(b))])
     assert walk.hidden()[:, 0].tolist() == [30.0, 34.0] and walk.sizes.tolist() == [3, 4]
     left = walk.split(np.array([4, 8, 4, 2, 2, 1]), np.array([True, True, True, True, False, True]))
@@ -169,3 +169,21 @@ def test_a_walk_goes_on_known_tokens_and_lets_the_others_leave():
     assert len(grown) == 1 and grown.find(grown.place(other, 2), 3) == d and grown.find(place, 3) == NONE
     recorded = grown.record(np.array([d, d]), np.array([1, 2]), fed([2.0, 3.0]), 1 << 20)
     assert set(recorded.tolist()) < {int(a), int(b), int(c)}, "the places of nodes that are gone are taken again"
+
+
+def test_a_full_tree_lets_go_of_idle_trunks_only():
+    class Text:
+        def __init__(self):
+            self.ids = [5, 6, 7]
+
+    grown, idle, used, new = Tree(10), Text(), Text(), Text()
+    walk, room = Walk(grown, {0: used}), 2 * (1 + 2) * 4
+    (a,) = grown.record(np.array([grown.place(used, 2)]), np.array([3]), fed([1.0]), room)
+    grown.record(np.array([grown.place(idle, 2)]), np.array([3]), fed([2.0]), room)
+    grown.record(np.array([grown.place(new, 2)]), np.array([3]), fed([3.0]), room)
+    assert grown.find(grown.place(idle, 2), 3) == NONE != grown.find(grown.place(new, 2), 3)
+    assert grown.find(grown.place(used, 2), 3) == a, "another draw is on it, though it was used longest ago"
+    del walk
+    gc.collect()
+    grown.record(np.array([grown.place(idle, 1)]), np.array([3]), fed([4.0]), room)
+    assert grown.find(grown.place(used, 2), 3) == NONE

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,7 +19,6 @@ from anchors.models.attention_pass import LayerCache
 from anchors.models.lean import Forward
 from anchors.models.row_pass import RowPass
 from anchors.models.tree import NONE, Fed, Group, Strand, Tree
-from anchors.models.trunks import Trunk
 
 SHARING = 4
 
@@ -37,6 +36,11 @@ class Rows:
     def sizes(self) -> Integer[np.ndarray, " row"]:
         """Tokens of every row's sequence, the shared ones included."""
         return self.shared + self.count
+
+    @property
+    def last(self) -> Integer[np.ndarray, " row"]:
+        """The last own token of every row."""
+        return self.own[np.arange(len(self.count)), self.count - 1]
 
     def strand(self, row: int) -> Strand:
         """The tokens of a row."""
@@ -65,14 +69,12 @@ class Rows:
     def feed(self, forward: Forward) -> Float[Tensor, "row width"]:
         """Run every row's last token and return the hidden states that predict the next ones."""
         self.run.prepare(self.shared, self.count - 1, self.trunk)
-        last = self.own[np.arange(len(self.count)), self.count - 1]
-        return forward(torch.from_numpy(last).to(self.run.device), self.run)
+        return forward(torch.from_numpy(self.last).to(self.run.device), self.run)
 
-    def record(self, tree: Tree, hidden: Float[Tensor, "row width"], most: int, busy: Container[Trunk]) -> None:
+    def record(self, tree: Tree, hidden: Float[Tensor, "row width"], most: int) -> None:
         """Add the tokens just fed to a tree, up to `most` bytes of it; `hidden` are the states they left."""
         if self.run.kept:
-            last = self.own[np.arange(len(self.count)), self.count - 1]
-            self.node = tree.record(self.node, last, Fed(hidden, torch.stack(self.run.kept, dim=1)), most, busy)
+            self.node = tree.record(self.node, self.last, Fed(hidden, torch.stack(self.run.kept, dim=1)), most)
         else:
             self.node = np.full_like(self.node, NONE)
 

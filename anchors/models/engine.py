@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count, groupby
 from typing import TYPE_CHECKING, NamedTuple
@@ -34,7 +34,7 @@ from anchors.models.lean import Forward, lean_forward
 from anchors.models.randomness import stream
 from anchors.models.row_pass import RowPass
 from anchors.models.sampling import Odds, draw_tokens, next_token_odds
-from anchors.models.tokens import token_spans
+from anchors.models.tokens import in_common, token_spans
 from anchors.models.tree import BYTES, NONE, Group, Strand, Walk, tree_of
 from anchors.models.trunks import Trunk, bare_trunk, trunk_of
 
@@ -126,7 +126,7 @@ class Draws:
         self.rows: Rows | None = None
         self.waiting: deque[Group] = deque()
         tree = tree_of(model)
-        self.walk = None if tree is None else Walk(tree)
+        self.walk = None if tree is None else Walk(tree, self.trunks)
         self.again = False
 
     def watched(self, jobs: Iterable[Job | None]) -> Iterator[Job | None]:
@@ -235,7 +235,7 @@ class Draws:
 
     def _sort(self, rollouts: range, trunk: Trunk, groups: dict[tuple[int, ...], list[int]]) -> dict[int, list[int]]:
         """Rollouts whose prefix is a start of the trunk, by its length; the others go to their groups."""
-        shared = {id(ids): _common(ids, trunk.ids) for ids in self.prefixes[rollouts.start : rollouts.stop]}
+        shared = {id(ids): in_common(ids, trunk.ids) for ids in self.prefixes[rollouts.start : rollouts.stop]}
         following: dict[int, list[int]] = {}
         for i in rollouts:
             ids = self.prefixes[i]
@@ -308,7 +308,7 @@ class Draws:
         rows.run.keep = tree is not None and most > 0 and bool((rows.node != NONE).any())
         hidden = rows.feed(forward)
         if tree is not None:
-            rows.record(tree, hidden, most, self.trunks.values())
+            rows.record(tree, hidden, most)
         self.tally.computed += len(hidden)
         return [hidden]
 
@@ -376,11 +376,6 @@ def _cut(group: Group, batch_size: int) -> Iterator[Group]:
     """A group in pieces of no more rollouts than a batch has rows."""
     for a in range(0, len(group.rollouts), batch_size):
         yield group._replace(rollouts=group.rollouts[a : a + batch_size])
-
-
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens two sequences begin with in common."""
-    return next((k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _prefix(model: LensModel, prefix: str) -> list[int]:

@@ -18,6 +18,15 @@ class TokenSpans(NamedTuple):
     straddling: int
 
 
+def in_common(a: Sequence[object], b: Sequence[object]) -> int:
+    """How many items two sequences begin with in common.
+
+    >>> in_common("their", "these")
+    3
+    """
+    return next((k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
 def token_spans(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> TokenSpans:
     """Map contiguous character spans to token ranges; a span inside one token of its predecessor is empty.
 

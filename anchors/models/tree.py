@@ -12,9 +12,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
 import torch
@@ -81,13 +81,14 @@ class Tree:
         self._free: list[int] = []
         self._roots: WeakKeyDictionary[Trunk, int] = WeakKeyDictionary()
         self._next = NONE - 1
+        self.walks: WeakSet[Walk] = WeakSet()
 
     def __len__(self) -> int:
         return len(self._child)
 
     @property
     def bytes(self) -> int:
-        """Memory its nodes take; the tensors that hold them are up to twice as large."""
+        """Memory its nodes take; the tensors that hold them have room for more."""
         return 0 if self.fed is None else len(self) * _bytes_a_node(self.fed)
 
     def place(self, trunk: Trunk, shared: int) -> int:
@@ -132,16 +133,15 @@ class Tree:
         tokens: Integer[np.ndarray, " row"],
         fed: Fed,
         most: int,
-        busy: Container[Trunk] = (),
     ) -> Integer[np.ndarray, " row"]:
         """The node of every row's token, made where there is none yet; NONE after NONE, or where `most` bytes are full.
 
-        Trunks that are not `busy` make room.
+        Trunks on which no draw has rollouts make room.
         """
         nodes, rows, made = np.full(len(parents), NONE), [], []
         most //= _bytes_a_node(fed)
         if len(self) + len(parents) > most:
-            self._make_room(len(self) + len(parents) - most, busy)
+            self._make_room(len(self) + len(parents) - most)
         for row, (parent, token) in enumerate(zip(parents.tolist(), tokens.tolist(), strict=True)):
             if parent == NONE:
                 continue
@@ -169,9 +169,9 @@ class Tree:
         place = np.concatenate([np.arange(size) for size in sizes])
         run.plant(np.repeat([row for row, _ in rows], sizes), place, self.fed.past[at])
 
-    def _make_room(self, wanted: int, busy: Container[Trunk]) -> None:
-        """Drop the nodes of idle trunks, those used longest ago first, until so many are gone."""
-        held = len(self)
+    def _make_room(self, wanted: int) -> None:
+        """Drop the nodes of trunks no draw is on, those used longest ago first, until so many are gone."""
+        held, busy = len(self), {trunk for walk in self.walks for trunk in walk.trunks.values()}
         for trunk, first in list(self._roots.items()):
             if held - len(self) >= wanted:
                 return
@@ -235,10 +235,14 @@ def _fell(tree: weakref.ref[Tree], first: int, last: int) -> None:
 
 
 class Walk:
-    """Rollouts on nodes, a row each node, and the `row` of every such rollout, in ascending order."""
+    """Rollouts on nodes, a row each node, and the `row` of every such rollout, in ascending order.
 
-    def __init__(self, tree: Tree) -> None:
-        self.tree = tree
+    `trunks` are all those the draw is on, by number: their nodes stay.
+    """
+
+    def __init__(self, tree: Tree, trunks: Mapping[int, Trunk]) -> None:
+        self.tree, self.trunks = tree, trunks
+        tree.walks.add(self)
         self.trunk, self.shared, self.count, self.node = (np.zeros(0, dtype=np.int64) for _ in range(4))
         self.rollouts, self.row = (np.zeros(0, dtype=np.int64) for _ in range(2))
 
