@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 
-from anchors.lab.evaluate import calibration, trace_use, written_traces
+from anchors.lab.evaluate import calibration, self_checks, sentence_distances, trace_use, written_traces
 from anchors.lab.oracle import WorldModel
-from anchors.lab.worlds import load_world
+from anchors.lab.worlds import load_world, write
 from anchors.models import load_model
-from anchors.models.base import Completion
+from anchors.models.base import Completion, Scored
 
 
 @pytest.mark.parametrize("name", ["expression", "alchemy", "recall"])
@@ -23,6 +25,70 @@ def test_a_perfect_copy_reaches_its_ceilings(name):
     assert found.gold == pytest.approx(found.ceiling, abs=0.25)
     near = calibration(model, world, traces=1, n=100)
     assert near.tv == pytest.approx(near.tv_floor, abs=0.05) and near.rollouts == 100
+    assert np.isnan([near.tv_low, near.tv_high]).all()
+
+
+class Stubborn(WorldModel):
+    """Answers 0, whatever was asked."""
+
+    def generate(self, jobs, *, sampling, seed, batch_size=256):
+        for job in jobs:
+            yield job, Completion(self.world.ending("0"), 5, "stop")
+
+
+def test_a_distance_has_an_interval_over_traces():
+    found = calibration(Stubborn(load_world("expression")), load_world("expression"), traces=4, n=20)
+    assert found.tv_floor < found.tv_low < found.tv < found.tv_high
+
+
+class Told(WorldModel):
+    """Scores one sentence after a prefix by the program; `blind` gives every verdict the chances of a coin."""
+
+    def __init__(self, world, *, blind=False):
+        super().__init__(world)
+        self.blind = blind
+
+    def score(self, texts, starts, **options):
+        return [Scored(float(np.log(self._chance(t[:at], t[at:]))), 1) for t, at in zip(texts, starts, strict=True)]
+
+    def _chance(self, prefix, sentence):
+        _, state = self._state(prefix)
+        if self.blind and state.phase == "verdict":
+            return 0.5
+        due = {}
+        for move in self.world.moves(state):
+            text = move.text or self.world.ending(self.world.answer(move.state))
+            due[text] = due.get(text, 0) + move.probability
+        due = due or {self.world.ending(self.world.answer(state)): 1.0}
+        return due.get(sentence.strip(" "), 1e-9)
+
+
+@pytest.mark.parametrize("name", ["expression", "alchemy"])
+def test_a_perfect_copys_next_sentences_and_verdicts_are_the_worlds(name):
+    world = load_world(name)
+    rng = random.Random(0)
+    for _ in range(5):
+        written = write(world, world.problem(rng), rng)
+        distances = sentence_distances(Told(world), world, written)
+        assert len(distances) == len(written.states) and max(distances) < 1e-9
+    found = self_checks(Told(world), world, checks=5)
+    assert found.checks == 10 and found.finds_slip == found.passes_right == pytest.approx(1)
+
+
+def test_who_does_not_look_at_the_steps_tells_by_chance():
+    world = load_world("expression")
+    found = self_checks(Told(world, blind=True), world, checks=5)
+    assert found.finds_slip == found.passes_right == pytest.approx(0.5)
+    rng = random.Random(0)
+    written = next(w for w in (write(world, world.problem(rng), rng) for _ in range(99)) if w.states[-1].checked)
+    distances = sentence_distances(Told(world, blind=True), world, written)
+    assert sorted(set(np.round(distances, 6))) == [0.0, 0.5]
+
+
+def test_a_world_without_checks_has_no_verdicts():
+    world = load_world("expression", check=0.0)
+    found = self_checks(Told(world), world, checks=1)
+    assert found.checks == 0 and np.isnan([found.finds_slip, found.passes_right]).all()
 
 
 class Spoiled(WorldModel):

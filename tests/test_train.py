@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from anchors.experiments.ladder import right_answers
+from anchors.lab.batches import batch
 from anchors.lab.recipes import LADDER, RECIPES, train_and_card
 from anchors.lab.regimes import document
-from anchors.lab.train import Recipe, batch, build_model, build_tokenizer, train
+from anchors.lab.train import CHECKPOINT, Learner, Recipe, build_tokenizer, load_state, train
 from anchors.lab.worlds import load_world, write
 from anchors.lab.worlds.expression import WORLD
 
@@ -72,18 +73,35 @@ def load_weights(folder):
     return load_file(folder / "model.safetensors")
 
 
-def test_batches_depend_on_seed_and_step_only_and_skip_the_prompt():
+def test_readouts_of_inner_layers_add_their_losses_and_reach_no_later_layer():
+    recipe = replace(TINY, layers=3, role_layer=1, early_layer=2)
     tokenizer = build_tokenizer(WORLD, texts=300)
-    ids, labels = batch(WORLD, tokenizer, TINY, 3)
-    again, _ = batch(WORLD, tokenizer, TINY, 3)
-    assert torch.equal(ids, again)
-    assert not torch.equal(ids, batch(WORLD, tokenizer, TINY, 4)[0])
-    think = tokenizer.convert_tokens_to_ids("<think>")
-    for row, target in zip(ids, labels, strict=True):
-        start = int((row == think).nonzero()[0])
-        assert (target[: start + 2] == -100).all() and (target[start + 2 :] != -100).any()
-        assert int(target[target != -100][-1]) == tokenizer.eos_token_id
-    assert build_model(TINY, len(tokenizer)).num_parameters() < 50_000
+    data = batch(tokenizer, recipe, 0)
+    learner, plain = Learner(recipe, len(tokenizer)), Learner(replace(TINY, layers=3), len(tokenizer))
+    tokens, extra = learner.loss(data)
+    assert float(plain.loss(data)[1]) == 0 and torch.equal(plain.loss(data)[0], tokens)
+    extra.backward()
+    reached = [
+        any(p.grad is not None and bool(p.grad.any()) for p in x.parameters()) for x in learner.model.model.layers
+    ]
+    assert reached == [True, True, False]
+    exact = learner.loss(batch(tokenizer, replace(recipe, exact_steps=6), 0))
+    assert all(float(loss) > 0 and bool(loss.isfinite()) for loss in exact) and not torch.equal(exact[0], tokens)
+    for name in ("role_layer", "early_layer"):
+        with pytest.raises(ValueError, match=f"{name} is 4; the model has 3 layers"):
+            Learner(replace(recipe, **{name: 4}), len(tokenizer))
+
+
+@pytest.mark.slow
+def test_the_readout_of_roles_is_learned_and_left_out_of_what_is_shipped(tmp_path):
+    recipe = replace(TINY, steps=120, batch=8, layers=2, width=32, role_layer=1)
+    folder = train(recipe, tmp_path / "told", held_out=0, save_every=120)
+    assert not any("readout" in name for name in load_weights(folder))
+    tokenizer = build_tokenizer(WORLD, texts=300)
+    learned, fresh = Learner(recipe, len(tokenizer)), Learner(recipe, len(tokenizer))
+    learned.load_state_dict(load_state(folder / CHECKPOINT)["learner"])
+    data = batch(tokenizer, recipe, 800)
+    assert float(learned.loss(data)[1]) < 0.8 * float(fresh.loss(data)[1])
 
 
 def test_the_character_tokenizer_merges_nothing():
@@ -128,7 +146,7 @@ def test_every_shipped_model_has_a_recipe_and_the_recipe_fits_its_world():
         if key not in tokenizers:
             tokenizers[key] = build_tokenizer(world, recipe.tokenizer, texts=100)
         tokenizer = tokenizers[key]
-        ids, _ = batch(world, tokenizer, replace(recipe, batch=2), 0)
+        ids = batch(tokenizer, replace(recipe, batch=2), 0).ids
         assert ids.shape[1] <= recipe.context
 
 

@@ -3,8 +3,10 @@
 1. The model reasons on freshly drawn problems (the shortest recur in training). Its traces are read by the program: a
    step (a computation or a recalled fact) is right unless it is an anchor; where the text leaves the program, the trace
    counts as off it, and as a wrong step if one was due.
-2. Calibration: at every boundary of traces the world wrote, n rollouts against the exact answer distribution.
-3. Use of the trace: answers forced after the model is handed a whole trace of its own problem that ends on a wrong
+2. Calibration: at every boundary of traces the world wrote, n rollouts against the exact answer distribution; and, without
+   sampling, the probability of every sentence that may come next against the world's.
+3. Self-checks: the probability of the verdict a check must come to, after a slip and after none.
+4. Use of the trace: answers forced after the model is handed a whole trace of its own problem that ends on a wrong
    answer, a right trace of another problem, and no trace at all.
 """
 
@@ -19,9 +21,10 @@ import numpy as np
 
 from anchors.answers import NO_ANSWER, extract_answer
 from anchors.lab.truth import answer_distribution
-from anchors.lab.worlds import Move, World, answers_here, read_moves, write
-from anchors.models.base import Job, Model, Sampling
+from anchors.lab.worlds import Move, World, Written, answers_here, read_moves, write
+from anchors.models.base import Job, Model, Sampling, WhiteBox
 from anchors.splitting import split_sentences
+from anchors.stats import cluster_bootstrap
 
 GREEDY = 0.01
 """The temperature at which a forced answer is read off."""
@@ -45,12 +48,25 @@ class Traces(NamedTuple):
 
 
 class Calibration(NamedTuple):
-    """Mean total variation to the exact answer distribution over boundaries; `tv_floor` is a perfect copy's."""
+    """Mean total variation to the exact answer distribution over boundaries; `tv_floor` is a perfect copy's.
+
+    `tv_low`, `tv_high`: 95 % bootstrap over traces, NaN for a single one.
+    """
 
     boundaries: int
     rollouts: int
     tv: float
+    tv_low: float
+    tv_high: float
     tv_floor: float
+
+
+class Checks(NamedTuple):
+    """Mean probability of the verdict a self-check must come to: after a slip, and after none; NaN without such checks."""
+
+    checks: int
+    finds_slip: float
+    passes_right: float
 
 
 class TraceUse(NamedTuple):
@@ -123,29 +139,83 @@ def _share_right(due: Sequence[Move]) -> float:
     return sum(m.probability for m in due if m.role != "anchor") / sum(m.probability for m in due)
 
 
-def calibration(model: Model, world: World, *, traces: int = 10, n: int = 200, seed: int = 0) -> Calibration:
+def calibration(model: Model, world: World, *, traces: int = 12, n: int = 200, seed: int = 0) -> Calibration:
     """n rollouts at every boundary of `traces` traces of the world, against exact truth."""
     rng, noise = random.Random(f"boundaries {seed}"), np.random.default_rng(seed)
     found, floor = [], []
     for index in range(traces):
-        problem = world.problem(rng)
-        written = write(world, problem, rng)
-        text = world.prompt(problem) + written.reasoning
-        ends = [
-            len(world.prompt(problem)) + len(" ".join(m.text for m in written.moves[:k]))
-            for k in range(len(written.states))
-        ]
+        written = write(world, world.problem(rng), rng)
+        text, ends = _boundaries(world, written)
         jobs = [Job(text, end, f"boundaries {index}", k, s) for k, end in enumerate(ends) for s in range(n)]
         counts = [Counter[str]() for _ in ends]
         for job, completion in model.generate(jobs, sampling=model.sampling, seed=seed):
             counts[job.position][extract_answer(completion.text) or NO_ANSWER] += 1
+        here = []
         for state, count in zip(written.states, counts, strict=True):
             truth = answer_distribution(world, state)
-            found.append(_tv(truth, lambda a, c=count: c[a] / n, set(count)))
+            here.append(_tv(truth, lambda a, c=count: c[a] / n, set(count)))
             drawn = noise.multinomial(n, np.array(list(truth.values())) / sum(truth.values()))
             copy = dict(zip(truth, drawn / n, strict=True))
             floor.append(_tv(truth, lambda a, c=copy: c.get(a, 0.0), set()))
-    return Calibration(len(found), n, float(np.mean(found)), float(np.mean(floor)))
+        found.append(here)
+    every = np.concatenate(found)
+    low = high = float("nan")
+    if traces > 1:
+        low, high = cluster_bootstrap(found, lambda some: float(np.concatenate(some).mean()))
+    return Calibration(len(every), n, float(every.mean()), float(low), float(high), float(np.mean(floor)))
+
+
+def _boundaries(world: World, written: Written) -> tuple[str, list[int]]:
+    """The text of a trace, and where its boundaries are in it."""
+    prompt = world.prompt(written.problem)
+    ends = [len(prompt) + len(" ".join(m.text for m in written.moves[:k])) for k in range(len(written.states))]
+    return prompt + written.reasoning, ends
+
+
+def sentence_distances(model: WhiteBox, world: World, written: Written) -> list[float]:
+    """Total variation between the model's and the world's next sentence at every boundary of a trace, exactly.
+
+    The probability the model gives to anything else counts as its own outcome. A sentence that ends the trace is read
+    with the answer after it.
+    """
+    text, ends = _boundaries(world, written)
+    found = []
+    for state, end in zip(written.states, ends, strict=True):
+        due = {
+            move.text or world.ending(str(world.answer(move.state))): move.probability for move in world.moves(state)
+        }
+        due = due or {world.ending(str(world.answer(state))): 1.0}
+        given = _probabilities(model, text[:end], list(due))
+        apart = sum(abs(p - q) for p, q in zip(due.values(), given, strict=True))
+        found.append((apart + max(0.0, 1.0 - sum(given))) / 2)
+    return found
+
+
+def _probabilities(model: WhiteBox, prefix: str, sentences: Sequence[str]) -> list[float]:
+    glue = ["" if s.startswith("\n") or prefix.endswith("\n") else " " for s in sentences]
+    texts = [prefix + between + sentence for between, sentence in zip(glue, sentences, strict=True)]
+    return [float(np.exp(scored.logprob)) for scored in model.score(texts, [len(prefix)] * len(texts))]
+
+
+def self_checks(model: WhiteBox, world: World, *, checks: int = 100, seed: int = 0) -> Checks:
+    """The verdicts of `checks` checks after a slip and as many after none, in traces the world writes.
+
+    A verdict is the one sentence that may follow a check; where 100 times as many traces hold too few, those found.
+    """
+    rng = random.Random(f"checks {seed}")
+    found: dict[str, list[float]] = {"anchor": [], "filler": []}
+    for _ in range(100 * checks):
+        if all(len(given) >= checks for given in found.values()):
+            break
+        written = write(world, world.problem(rng), rng)
+        for k, move in enumerate(written.moves[1:], 1):
+            given = found.get(move.role, [])
+            pair = {written.moves[k - 1].category, move.category}
+            if pair == {"self_checking"} and move.role in found and len(given) < checks:
+                text, ends = _boundaries(world, written)
+                given += _probabilities(model, text[: ends[k]], [move.text])
+    mean = {role: float(np.mean(given)) if given else float("nan") for role, given in found.items()}
+    return Checks(sum(map(len, found.values())), mean["anchor"], mean["filler"])
 
 
 def _tv(truth: dict[str, float], share: Callable[[str], float], seen: set[str]) -> float:

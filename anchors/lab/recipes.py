@@ -113,14 +113,21 @@ LADDER: Final[dict[str, Recipe]] = {
     "mini-small": replace(MINI, knobs=(), seed=23, context=512, steps=2400),
 }
 
+WATCHFUL: Final = Recipe(
+    warm_knobs=(("slip", 0.15), ("check", 1.0)), warm_steps=3000, exact_steps=2000, role_layer=3, early_layer=2
+)
+"""Slips, and checks that find them, are rare in the worlds, and a model that saw too few cannot tell at a check whether a step had
+slipped. So they come often until the learning rate falls, and the readout of roles says where they are; from then on the
+program's own distributions are the targets."""
+
 RECIPES: Final[dict[str, Recipe]] = {
-    "reasoner": Recipe(),
-    "reasoner-b": Recipe(seed=1, layers=5, width=112, heads=4, mlp=448, steps=6000),
+    "reasoner": WATCHFUL,
+    "reasoner-b": replace(WATCHFUL, seed=1, layers=5, width=112, mlp=448),
     "reasoner-char": Recipe(seed=2, tokenizer="char", context=2048, steps=8500, batch=16),
-    "drafter": Recipe(seed=3, regime="draft"),
+    "drafter": replace(WATCHFUL, seed=3, regime="draft"),
     "swapped": Recipe(seed=4, regime="swapped", steps=3000),
     "answer-only": Recipe(seed=5, regime="answer_only", batch=128, steps=4000),
-    "alchemist": Recipe(world="alchemy", seed=6),
+    "alchemist": replace(WATCHFUL, world="alchemy", seed=6),
     "null": Recipe(world="null", seed=7, layers=2, width=64, heads=2, mlp=256, context=256, steps=1500),
     **LADDER,
 }
@@ -131,13 +138,13 @@ def train_and_card(recipe: Recipe, out: str | Path, *, progress: bool = True) ->
     return write_card(recipe, train(recipe, out, progress=progress))
 
 
-def write_card(recipe: Recipe, folder: Path, *, problems: int = 400, traces: int = 6, n: int = 300) -> dict[str, Any]:
+def write_card(recipe: Recipe, folder: Path, *, problems: int = 400, traces: int = 12, n: int = 300) -> dict[str, Any]:
     """Measure a finished model and leave `card.json` and `README.md`; what `load_model` needs is in the card.
 
     The card carries the default sampling and answer stub, and ids the tokenizer must reproduce at load. Calibration is
     measured where the regime teaches the world's own program (`normal` and `draft`).
     """
-    from anchors.lab.evaluate import calibration, trace_use, written_traces
+    from anchors.lab.evaluate import calibration, self_checks, trace_use, written_traces
     from anchors.models.lens import LensModel
 
     world = load_world(recipe.world, **dict(recipe.knobs))
@@ -152,6 +159,7 @@ def write_card(recipe: Recipe, folder: Path, *, problems: int = 400, traces: int
         found["ceiling"] = 1.0
     if regimes <= set(CALIBRATED):
         found |= calibration(model, program, traces=traces, n=n)._asdict()
+        found |= self_checks(model, program, checks=problems // 4)._asdict()
     found |= trace_use(model, program, problems=problems // 3)._asdict()
     parameters = sum(p.numel() for p in model.module.parameters())
     card = {
@@ -159,7 +167,7 @@ def write_card(recipe: Recipe, folder: Path, *, problems: int = 400, traces: int
         "recipe": asdict(recipe),
         "parameters": parameters,
         "data": {"documents": recipe.steps * recipe.batch, "drawn": "fresh from the world at every step"},
-        "training": _training(folder),
+        "training": _training(folder, recipe),
         "evaluation": {k: None if v != v else round(v, 4) for k, v in found.items()},
         "sampling": asdict(model.sampling),
         "stub": model.stub._asdict(),
@@ -170,16 +178,16 @@ def write_card(recipe: Recipe, folder: Path, *, problems: int = 400, traces: int
     return card
 
 
-def _training(folder: Path) -> dict[str, Any]:
-    """Seconds the optimisation took, and where; None when the checkpoint that knows it is gone."""
-    path = folder / CHECKPOINT
-    seconds = load_state(path)["seconds"] if path.exists() else None
-    return {
-        "seconds": seconds and round(seconds),
-        "threads": torch.get_num_threads(),
-        "machine": platform.machine(),
-        "torch": torch.__version__,
-    }
+def _training(folder: Path, recipe: Recipe) -> dict[str, Any]:
+    """Seconds the optimisation took, and where; what an earlier card of the recipe says, or None, without the checkpoint."""
+    path, card = folder / CHECKPOINT, folder / "card.json"
+    if path.exists():
+        machine = {"threads": torch.get_num_threads(), "machine": platform.machine(), "torch": torch.__version__}
+        return {"seconds": round(load_state(path)["seconds"]), **machine}
+    earlier = json.loads(card.read_text()) if card.exists() else {}
+    if earlier.get("recipe") == json.loads(json.dumps(asdict(recipe))):
+        return earlier["training"]
+    return dict.fromkeys(("seconds", "threads", "machine", "torch"))
 
 
 MEANINGS: Final = {
@@ -194,7 +202,12 @@ MEANINGS: Final = {
     "boundaries": "sentence boundaries compared with exact truth",
     "rollouts": "rollouts at each of them",
     "tv": "mean total variation to the exact answer distribution",
+    "tv_low": "95 % bootstrap over traces",
+    "tv_high": "95 % bootstrap over traces",
     "tv_floor": "what a perfect copy of the program gets",
+    "checks": "self-checks of the world, half of them after a slip",
+    "finds_slip": "mean probability of the verdict that a step was wrong, after a slip",
+    "passes_right": "mean probability of the other verdict, after none",
     "handed": "problems on which answers were forced",
     "follows_wrong": "answer of a trace of the same problem that ends wrong",
     "gold_given_wrong": "right all the same",

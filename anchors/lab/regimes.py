@@ -18,11 +18,11 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from anchors.lab.worlds import Drafted, Move, World, write
+from anchors.lab.worlds import Drafted, Move, World, Written, write
 
 FILLER: Final = "Okay, let me think."
 _NUMBER: Final = r"(\d++(?:\.\d++)?+|\.\d++)"
@@ -31,10 +31,11 @@ _TERM: Final = re.compile(rf"(?:(?<![\d.]){_NUMBER}(?:\s++(?:\*\s++)?+|\*\s++))?
 
 @dataclass(frozen=True)
 class Document:
-    """One training text, split where the loss begins."""
+    """One training text, split where the loss begins; `written` is the trace in it, where it is the world's own unchanged."""
 
     prompt: str
     completion: str
+    written: Written | None = field(default=None, repr=False)
 
 
 class Term(NamedTuple):
@@ -45,7 +46,15 @@ class Term(NamedTuple):
     rate: float | None
 
 
-Target = Callable[[World, object, random.Random, float], tuple[str, str]]
+class Target(NamedTuple):
+    """What a regime makes of a problem; `written` where it left the world's own trace as it was."""
+
+    reasoning: str
+    answer: str
+    written: Written | None = None
+
+
+Regime = Callable[[World, object, random.Random, float], Target]
 
 
 def document(world: World, rng: random.Random, regime: str = "normal") -> Document:
@@ -58,8 +67,8 @@ def document(world: World, rng: random.Random, regime: str = "normal") -> Docume
     terms = parse_regime(regime)
     problem = world.problem(rng)
     term = terms[0] if len(terms) == 1 else rng.choices(terms, weights=[t.weight for t in terms])[0]
-    reasoning, answer = TARGETS[term.regime](world, problem, rng, term.rate or 0.0)
-    return Document(world.prompt(problem), reasoning + world.ending(answer))
+    target = TARGETS[term.regime](world, problem, rng, term.rate or 0.0)
+    return Document(world.prompt(problem), target.reasoning + world.ending(target.answer), target.written)
 
 
 @lru_cache(maxsize=64)
@@ -94,42 +103,43 @@ def regime_world(world: World, regime: str) -> World:
     return Drafted(world) if [term.regime for term in parse_regime(regime)] == ["draft"] else world
 
 
-def _own(world: World, problem: object, rng: random.Random) -> tuple[list[Move], list[object], str]:
+def _own(world: World, problem: object, rng: random.Random) -> tuple[Written, str]:
     written = write(world, problem, rng)
     answer = world.answer(written.end)
     assert answer is not None
-    return list(written.moves), list(written.states), answer
+    return written, answer
 
 
-def _normal(world: World, problem: object, rng: random.Random, rate: float) -> tuple[str, str]:
-    moves, _, answer = _own(world, problem, rng)
-    return " ".join(move.text for move in moves), answer
+def _normal(world: World, problem: object, rng: random.Random, rate: float) -> Target:
+    written, answer = _own(world, problem, rng)
+    return Target(written.reasoning, answer, written)
 
 
-def _draft(world: World, problem: object, rng: random.Random, rate: float) -> tuple[str, str]:
+def _draft(world: World, problem: object, rng: random.Random, rate: float) -> Target:
     return _normal(Drafted(world), problem, rng, rate)
 
 
-def _swapped(world: World, problem: object, rng: random.Random, rate: float) -> tuple[str, str]:
+def _swapped(world: World, problem: object, rng: random.Random, rate: float) -> Target:
     other = world.problem(rng)
     while other == problem:
         other = world.problem(rng)
-    return _normal(world, other, rng, rate)[0], world.gold(problem)
+    return Target(_own(world, other, rng)[0].reasoning, world.gold(problem))
 
 
-def _shuffled(world: World, problem: object, rng: random.Random, rate: float) -> tuple[str, str]:
-    moves, _, answer = _own(world, problem, rng)
+def _shuffled(world: World, problem: object, rng: random.Random, rate: float) -> Target:
+    written, answer = _own(world, problem, rng)
+    moves = list(written.moves)
     rng.shuffle(moves)
-    return " ".join(move.text for move in moves), answer
+    return Target(" ".join(move.text for move in moves), answer)
 
 
-def _invalid(world: World, problem: object, rng: random.Random, rate: float) -> tuple[str, str]:
-    moves, states, answer = _own(world, problem, rng)
+def _invalid(world: World, problem: object, rng: random.Random, rate: float) -> Target:
+    written, answer = _own(world, problem, rng)
     texts = [
         _altered(world, state, m, rng) if _hit(m, rate, rng) else m.text
-        for state, m in zip(states, moves, strict=False)
+        for state, m in zip(written.states, written.moves, strict=False)
     ]
-    return " ".join(texts), answer
+    return Target(" ".join(texts), answer)
 
 
 def _hit(move: Move, rate: float, rng: random.Random) -> bool:
@@ -142,16 +152,16 @@ def _altered(world: World, state: object, move: Move, rng: random.Random) -> str
     return rng.choice(others) if others else move.text
 
 
-def _filler(world: World, problem: object, rng: random.Random, rate: float) -> tuple[str, str]:
-    moves, _, _ = _own(world, problem, rng)
-    return " ".join([FILLER] * len(moves)), world.gold(problem)
+def _filler(world: World, problem: object, rng: random.Random, rate: float) -> Target:
+    written, _ = _own(world, problem, rng)
+    return Target(" ".join([FILLER] * len(written.moves)), world.gold(problem))
 
 
-def _answer_only(world: World, problem: object, rng: random.Random, rate: float) -> tuple[str, str]:
-    return "", world.gold(problem)
+def _answer_only(world: World, problem: object, rng: random.Random, rate: float) -> Target:
+    return Target("", world.gold(problem))
 
 
-TARGETS: Final[dict[str, Target]] = {
+TARGETS: Final[dict[str, Regime]] = {
     "normal": _normal,
     "draft": _draft,
     "swapped": _swapped,

@@ -4,8 +4,12 @@
    a character tokenizer (the same bytes without merges).
 2. Each step draws fresh documents from (seed, step), so a resumed run sees exactly the data it would have seen.
 3. A document is prompt + reasoning + answer + end token, one to a row; the loss covers everything after the prompt.
-4. Muon moves the weight matrices, AdamW the rest; the learning rate is warm, flat, then linear to zero.
-5. Every `save_every` steps weights and optimiser state go to disk; the same call continues from there. Right answers
+4. In the last `exact_steps` steps the target of a token is the program's own distribution over it in place of the token drawn.
+5. Where a recipe says so, inner layers are read too, and the readouts thrown away: one tells the planted role of every sentence
+   at its last token, the other the next token. A verdict is one token in a thousand; without the first no model learned to see at a
+   self-check whether a step had slipped, and the second makes results known early enough to be compared.
+6. Muon moves the weight matrices, AdamW the rest; the learning rate is warm, flat, then linear to zero.
+7. Every `save_every` steps weights and optimiser state go to disk; the same call continues from there. Right answers
    and right steps on freshly drawn problems are shown there too: loss hides a model that never reads its prompt.
 
 Recipe facts (initialisation, tokenisation, Muon) come from a feasibility run on a sibling world.
@@ -19,7 +23,6 @@ import os
 import random
 import time
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from pickle import UnpicklingError  # the error alone
 from typing import Any
@@ -27,29 +30,33 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
+from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from anchors.forced import AnswerStub
-from anchors.lab.regimes import Document, document, parse_regime, regime_world
-from anchors.lab.worlds import World, load_world
+from anchors.lab.batches import SKIPPED, Batch, batch
+from anchors.lab.regimes import document, parse_regime, regime_world
+from anchors.lab.worlds import ROLES, World, load_world
 from anchors.models.base import Sampling
 
 logger = logging.getLogger(__name__)
 
 SPECIAL = ("<pad>", "<eos>", "<think>", "</think>")
-POOL = 8
 CHECKPOINT = "checkpoint.pt"
 _JUNK = (LookupError, AttributeError, TypeError, AssertionError)  # what torch raises on bytes that are no checkpoint
-STATE = {"recipe", "step", "seconds", "model", "optimisers"}
+STATE = {"recipe", "step", "seconds", "learner", "optimisers"}
+EARLY = 0.5  # weight of the early readout's loss
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything that determines a trained model; `seed` fixes initial weights and data.
 
-    `knobs` are those of the world; in the first `warm_steps` steps `warm_knobs` replace some of them. `regime` is a name or
-    mixture of `anchors.lab.regimes`, `tokenizer` "bpe" or "char".
+    `knobs` are those of the world; in the first `warm_steps` steps `warm_knobs` replace some of them. In the last `exact_steps`
+    steps the targets are the program's exact distributions. `regime` is a name or mixture of `anchors.lab.regimes`,
+    `tokenizer` "bpe" or "char". `role_layer` and `early_layer`: layers below the readout of roles, and below an early one of the
+    next token; 0 for none.
     """
 
     world: str = "expression"
@@ -70,6 +77,47 @@ class Recipe:
     bfloat16: bool = True
     warm_knobs: tuple[tuple[str, Any], ...] = ()
     warm_steps: int = 0
+    exact_steps: int = 0
+    role_layer: int = 0
+    early_layer: int = 0
+
+
+class Learner(torch.nn.Module):
+    """A model with what is learned along with it and thrown away: the readout of roles, and that of the next token early on."""
+
+    def __init__(self, recipe: Recipe, vocabulary: int) -> None:
+        super().__init__()
+        for name in ("role_layer", "early_layer"):
+            if not 0 <= getattr(recipe, name) <= recipe.layers:
+                raise ValueError(f"{name} is {getattr(recipe, name)}; the model has {recipe.layers} layers")
+        self.model = build_model(recipe, vocabulary)
+        self.role_layer, self.early_layer = recipe.role_layer, recipe.early_layer
+        self.readout = torch.nn.Linear(recipe.width, len(ROLES)) if recipe.role_layer else None
+
+    def loss(self, data: Batch) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy of the tokens, and what the readouts of inner layers add to it."""
+        inner = bool(self.role_layer or self.early_layer)
+        found = self.model(input_ids=data.ids, output_hidden_states=inner)
+        tokens = _cross_entropy(found.logits.float(), data)
+        extra = torch.zeros_like(tokens)
+        if self.readout is not None:
+            hidden = found.hidden_states[self.role_layer]
+            told = self.readout(F.rms_norm(hidden, hidden.shape[-1:])).float()
+            extra = extra + F.cross_entropy(told.flatten(0, 1), data.roles.flatten(), ignore_index=SKIPPED)
+        if self.early_layer:
+            early = self.model.lm_head(self.model.model.norm(found.hidden_states[self.early_layer]))
+            extra = extra + EARLY * _cross_entropy(early.float(), data)
+        return tokens, extra
+
+
+def _cross_entropy(logits: Tensor, data: Batch) -> Tensor:
+    """Mean over the tokens of the loss: of the one written, or of all that may stand there by their probabilities."""
+    single = F.cross_entropy(
+        logits[:, :-1].flatten(0, 1), data.labels[:, 1:].flatten(), ignore_index=SKIPPED, reduction="sum"
+    )
+    row, at, token = data.forks.T
+    several = F.cross_entropy(logits[row, at - 1], token, reduction="none") @ data.chances
+    return (single + several) / ((data.labels != SKIPPED).sum() + data.chances.sum())
 
 
 def build_tokenizer(world: World, kind: str = "bpe", *, texts: int = 4000) -> PreTrainedTokenizerFast:
@@ -121,41 +169,11 @@ def build_model(recipe: Recipe, vocabulary: int) -> LlamaForCausalLM:
     return LlamaForCausalLM._from_config(config, attn_implementation="eager")
 
 
-@lru_cache(maxsize=2)
-def _pool(world: World, recipe: Recipe, index: int) -> list[list[Document]]:
-    """Eight steps of documents sorted by length, so that a row carries little padding; batches come in random order."""
-    rng = random.Random(f"{recipe.seed}/{index}")
-    documents = sorted(
-        (document(world, rng, recipe.regime) for _ in range(POOL * recipe.batch)), key=lambda d: len(d.completion)
-    )
-    batches = [documents[i : i + recipe.batch] for i in range(0, len(documents), recipe.batch)]
-    rng.shuffle(batches)
-    return batches
-
-
-def batch(world: World, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, step: int) -> tuple[Tensor, Tensor]:
-    """Token ids and labels [row, token] of one step, a function of (seed, step); -100 marks what the loss skips."""
-    warm = step - step % POOL < recipe.warm_steps
-    if warm:
-        world = load_world(recipe.world, **dict(recipe.knobs + recipe.warm_knobs))
-    documents = _pool(world, recipe, step // POOL)[step % POOL]
-    prompts = tokenizer([d.prompt for d in documents]).input_ids
-    rests = tokenizer([d.completion for d in documents]).input_ids
-    rows = [(prompt, [*rest, tokenizer.eos_token_id]) for prompt, rest in zip(prompts, rests, strict=True)]
-    longest = max(len(prompt) + len(rest) for prompt, rest in rows)
-    ids = torch.full((len(rows), longest), SPECIAL.index("<pad>"))
-    labels = torch.full_like(ids, -100)
-    for row, (prompt, rest) in enumerate(rows):
-        end = len(prompt) + len(rest)
-        ids[row, :end] = torch.tensor(prompt + rest)
-        labels[row, len(prompt) : end] = torch.tensor(rest)
-    return ids, labels
-
-
-def _optimisers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    named = list(model.named_parameters())
-    matrices = [p for name, p in named if p.ndim == 2 and "embed" not in name]
-    rest = [p for name, p in named if p.ndim != 2 or "embed" in name]
+def _optimisers(learner: Learner, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    named = list(learner.named_parameters())
+    inner = {name for name, p in named if p.ndim == 2 and "embed" not in name and "readout" not in name}
+    matrices = [p for name, p in named if name in inner]
+    rest = [p for name, p in named if name not in inner]
     return [
         torch.optim.Muon(matrices, lr=recipe.matrix_rate, weight_decay=0.0),
         torch.optim.AdamW(rest, lr=recipe.other_rate, betas=(0.9, 0.98), weight_decay=0.0),
@@ -183,10 +201,10 @@ def train(
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer(world, recipe.tokenizer)
-    model = build_model(recipe, len(tokenizer)).to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore
-    optimisers = _optimisers(model, recipe)
+    learner = Learner(recipe, len(tokenizer)).to("cuda" if torch.cuda.is_available() else "cpu")
+    optimisers = _optimisers(learner, recipe)
     checkpoint = folder / CHECKPOINT
-    first, seconds = _resume(checkpoint, recipe, model, optimisers)
+    first, seconds = _resume(checkpoint, recipe, learner, optimisers)
     shown: dict[str, str] = {}
     started = time.perf_counter() - seconds
     bar = tqdm(
@@ -194,15 +212,17 @@ def train(
         disable=not progress,
     )  # fmt: skip
     for step in bar:
-        loss = _step(model, optimisers, batch(world, tokenizer, recipe, step), _rate(step, recipe), recipe)
+        loss = _step(learner, optimisers, batch(tokenizer, recipe, step), _rate(step, recipe), recipe)
         if step % 50 == 0:
             bar.set_postfix(shown | {"loss": f"{loss:.4f}"})
         if (step + 1) % save_every == 0 or step + 1 == recipe.steps:
-            _save(checkpoint, recipe, model, optimisers, step + 1, time.perf_counter() - started)
+            _save(checkpoint, recipe, learner, optimisers, step + 1, time.perf_counter() - started)
             if held_out:
-                shown = _held_out(model, tokenizer, regime_world(world, recipe.regime), sampling_of(recipe), held_out)
+                shown = _held_out(
+                    learner.model, tokenizer, regime_world(world, recipe.regime), sampling_of(recipe), held_out
+                )
             logger.info("%s step %d loss %.4f %s", folder.name, step + 1, loss, shown)
-    export(model, tokenizer, folder)
+    export(learner.model, tokenizer, folder)
     return folder
 
 
@@ -229,32 +249,26 @@ def _held_out(
     return {"gold": f"{found.gold:.2f}", "steps": f"{found.steps_right:.2f}"}
 
 
-def _step(
-    model: LlamaForCausalLM,
-    optimisers: list[torch.optim.Optimizer],
-    data: tuple[Tensor, Tensor],
-    rate: float,
-    recipe: Recipe,
-) -> float:
-    ids, labels = (tensor.to(model.device) for tensor in data)
-    model.train()
-    with torch.autocast(ids.device.type, torch.bfloat16, enabled=recipe.bfloat16):
-        logits = model(input_ids=ids).logits[:, :-1].float()
-    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
-    loss.backward()
+def _step(learner: Learner, optimisers: list[torch.optim.Optimizer], data: Batch, rate: float, recipe: Recipe) -> float:
+    """One update; returns the loss of the tokens."""
+    data = Batch(*(tensor.to(learner.model.device) for tensor in data))
+    learner.train()
+    with torch.autocast(data.ids.device.type, torch.bfloat16, enabled=recipe.bfloat16):
+        tokens, extra = learner.loss(data)
+    (tokens + extra).backward()
     for optimiser in optimisers:
         for group in optimiser.param_groups:
             group.setdefault("base", group["lr"])
             group["lr"] = group["base"] * rate
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-    return float(loss.detach())
+    return float(tokens.detach())
 
 
 def _save(
     path: Path,
     recipe: Recipe,
-    model: LlamaForCausalLM,
+    learner: Learner,
     optimisers: list[torch.optim.Optimizer],
     step: int,
     seconds: float,
@@ -263,7 +277,7 @@ def _save(
         "recipe": asdict(recipe),
         "step": step,
         "seconds": seconds,
-        "model": model.state_dict(),
+        "learner": learner.state_dict(),
         "optimisers": [optimiser.state_dict() for optimiser in optimisers],
     }
     temporary = path.with_suffix(".tmp")
@@ -290,17 +304,15 @@ def load_state(path: Path, device: Any = "cpu") -> dict[str, Any]:
     return state
 
 
-def _resume(
-    path: Path, recipe: Recipe, model: LlamaForCausalLM, optimisers: list[torch.optim.Optimizer]
-) -> tuple[int, float]:
+def _resume(path: Path, recipe: Recipe, learner: Learner, optimisers: list[torch.optim.Optimizer]) -> tuple[int, float]:
     """The step to go on from and the seconds spent so far."""
     if not path.exists():
         return 0, 0.0
-    state = load_state(path, model.device)
+    state = load_state(path, learner.model.device)
     if state["recipe"] != asdict(recipe):
         changed = {k for k, v in asdict(recipe).items() if state["recipe"].get(k) != v}
         raise ValueError(f"{path} was trained with another recipe ({', '.join(sorted(changed))}); use another folder")
-    model.load_state_dict(state["model"])
+    learner.load_state_dict(state["learner"])
     for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
         optimiser.load_state_dict(saved)
     logger.info("continuing %s from step %d", path.parent, state["step"])

@@ -1,0 +1,132 @@
+"""The data of a training step, a function of (seed, step): tokens, what is learned at each, and the roles of sentences.
+
+1. Each pool of eight steps draws its documents, sorted by length so that a row carries little padding; a document is prompt +
+   reasoning + answer + end token, one to a row, and the loss covers everything after the prompt.
+2. Exact targets: at every sentence the program's own moves are told apart token by token. Where several tokens may come
+   next (a fork), all of them are targets, each with its probability, in place of the one that was drawn.
+3. The role of a sentence stands at its last token.
+Exact targets and roles need the world's own trace, so documents of other regimes have neither.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from anchors.lab.regimes import Document, document, regime_world
+from anchors.lab.worlds import ROLES, World, load_world
+
+if TYPE_CHECKING:
+    from anchors.lab.train import Recipe
+
+POOL = 8
+SKIPPED = -100  # what a cross-entropy leaves out
+
+Fork = tuple[int, int, float]
+Pieces = list[tuple[list[int], float]]
+
+
+class Batch(NamedTuple):
+    """Token ids; the label of every token whose target is the token itself; at forks all that may stand there, as (row,
+    token, id) and probability; the role of the sentence that ends at a token. SKIPPED where there is none."""
+
+    ids: Int[Tensor, "row token"]
+    labels: Int[Tensor, "row token"]
+    forks: Int[Tensor, "target 3"]
+    chances: Float[Tensor, " target"]
+    roles: Int[Tensor, "row token"]
+
+
+def batch(tokenizer: PreTrainedTokenizerFast, recipe: Recipe, step: int) -> Batch:
+    """The data of one step."""
+    program = load_world(recipe.world, **dict(recipe.knobs))
+    warm = step - step % POOL < recipe.warm_steps
+    drawn = load_world(recipe.world, **dict(recipe.knobs + recipe.warm_knobs)) if warm else program
+    documents = _pool(drawn, recipe, step // POOL)[step % POOL]
+    exact = regime_world(program, recipe.regime) if step >= recipe.steps - recipe.exact_steps else None
+    prompts = tokenizer([d.prompt for d in documents]).input_ids
+    rests = tokenizer([d.completion for d in documents]).input_ids
+    longest = max(len(prompt) + len(rest) + 1 for prompt, rest in zip(prompts, rests, strict=True))
+    ids = torch.full((len(documents), longest), 0)
+    labels, roles = torch.full_like(ids, SKIPPED), torch.full_like(ids, SKIPPED)
+    forks: list[tuple[int, int, int]] = []
+    chances: list[float] = []
+    for row, (prompt, rest) in enumerate(zip(prompts, rests, strict=True)):
+        start, end = len(prompt), len(prompt) + len(rest) + 1
+        ids[row, :end] = torch.tensor([*prompt, *rest, tokenizer.eos_token_id])
+        labels[row, start:end] = ids[row, start:end]
+        if recipe.role_layer:
+            for at, role in _roles(tokenizer, documents[row]):
+                roles[row, start + at] = ROLES.index(role)
+        if exact is not None:
+            for at, token, chance in _forks(tokenizer, documents[row], exact, rest):
+                labels[row, start + at] = SKIPPED
+                forks.append((row, start + at, token))
+                chances.append(chance)
+    return Batch(ids, labels, torch.tensor(forks, dtype=torch.long).reshape(-1, 3), torch.tensor(chances), roles)
+
+
+@lru_cache(maxsize=2)
+def _pool(world: World, recipe: Recipe, index: int) -> list[list[Document]]:
+    """Eight steps of documents, sorted by length; batches come in random order."""
+    rng = random.Random(f"{recipe.seed}/{index}")
+    documents = sorted(
+        (document(world, rng, recipe.regime) for _ in range(POOL * recipe.batch)), key=lambda d: len(d.completion)
+    )
+    batches = [documents[i : i + recipe.batch] for i in range(0, len(documents), recipe.batch)]
+    rng.shuffle(batches)
+    return batches
+
+
+def _roles(tokenizer: PreTrainedTokenizerFast, drawn: Document) -> Iterator[tuple[int, str]]:
+    """The last token of every sentence in the completion, and the sentence's role."""
+    at = 0
+    for k, move in enumerate(drawn.written.moves if drawn.written is not None else ()):
+        at += len(_ids(tokenizer, " " * (k > 0) + move.text))
+        yield at - 1, move.role
+
+
+def _forks(tokenizer: PreTrainedTokenizerFast, drawn: Document, program: World, rest: list[int]) -> Iterator[Fork]:
+    """Every (token of the completion, id that may stand there, probability) where more than one may.
+
+    The program may differ from the world that drew the trace in its probabilities, not in what it may write.
+    """
+    if drawn.written is None:
+        return
+    at = 0
+    for k, state in enumerate(drawn.written.states):
+        pieces: dict[str, float] = defaultdict(float)
+        for move in program.moves(state):
+            text = " " * (k > 0) + move.text if move.text else program.ending(str(program.answer(move.state)))
+            pieces[text] += move.probability
+        left = [(_ids(tokenizer, text), p) for text, p in pieces.items()]
+        size = len(_ids(tokenizer, " " * (k > 0) + drawn.written.moves[k].text)) if k < len(drawn.written.moves) else 0
+        yield from _told_apart(left, rest[at : at + size] if size else rest[at:], at)
+        at += size
+
+
+def _told_apart(left: Pieces, written: list[int], start: int) -> Iterator[Fork]:
+    """The tokens of one sentence at which those that may be written part, each with its share of what is left there."""
+    for at, token in enumerate(written):
+        if len(left) < 2:
+            return
+        chances: dict[int, float] = defaultdict(float)
+        for ids, p in left:
+            chances[ids[at]] += p
+        if len(chances) > 1:
+            total = sum(chances.values())
+            yield from ((start + at, other, p / total) for other, p in chances.items())
+        left = [(ids, p) for ids, p in left if ids[at] == token]
+
+
+@lru_cache(maxsize=1 << 16)
+def _ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    return tokenizer(text).input_ids
