@@ -106,6 +106,12 @@ def test_a_warm_world_draws_the_traces_and_the_real_one_sets_their_targets():
     assert bool((chances - 0.96).abs().lt(1e-6).any()) and not bool((chances - 0.5 / 9).abs().lt(1e-6).any())
 
 
+def test_what_the_program_never_writes_has_no_exact_target():
+    recipe = replace(TINY, exact_steps=6, warm_steps=6, knobs=(("slip", 0.0),), warm_knobs=(("slip", 0.9),))
+    with pytest.raises(ValueError, match="let exact_steps begin after warm_steps"):
+        batch(build_tokenizer(WORLD, texts=300), recipe, 0)
+
+
 @pytest.mark.parametrize("regime", ["swapped", "shuffled", "invalid(0.5)", "filler", "answer_only"])
 def test_traces_that_are_not_the_worlds_own_have_no_exact_targets_and_no_roles(regime):
     assert document(WORLD, random.Random(0), regime).written is None

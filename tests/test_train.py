@@ -12,7 +12,7 @@ import torch
 
 from anchors.experiments.ladder import right_answers
 from anchors.lab.batches import batch
-from anchors.lab.recipes import LADDER, RECIPES, train_and_card
+from anchors.lab.recipes import LADDER, RECIPES, changed, train_and_card
 from anchors.lab.regimes import document
 from anchors.lab.train import CHECKPOINT, Learner, Recipe, build_tokenizer, load_state, train
 from anchors.lab.worlds import load_world, write
@@ -90,6 +90,17 @@ def test_readouts_of_inner_layers_add_their_losses_and_reach_no_later_layer():
     for name in ("role_layer", "early_layer"):
         with pytest.raises(ValueError, match=f"{name} is 4; the model has 3 layers"):
             Learner(replace(recipe, **{name: 4}), len(tokenizer))
+
+
+def test_a_changed_recipe_keeps_the_shares_of_its_phases_and_leaves_out_what_was_made_for_another_world():
+    recipe = RECIPES["reasoner"]
+    assert changed(recipe) == recipe and changed(recipe, seed=5) == replace(recipe, seed=5)
+    half = changed(recipe, steps=recipe.steps // 2, layers=1)
+    assert (half.warm_steps, half.exact_steps) == (recipe.warm_steps // 2, recipe.exact_steps // 2)
+    assert half.warm_knobs == recipe.warm_knobs and half.role_layer == half.early_layer == 1
+    for change in ({"world": "recall"}, {"knobs": (("slip", 0.0),)}):
+        other = changed(recipe, **change)
+        assert other.warm_knobs == () and other.warm_steps == 0 and other.exact_steps == recipe.exact_steps
 
 
 @pytest.mark.slow

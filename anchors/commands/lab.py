@@ -198,14 +198,12 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a small model from scratch, or continue where a stopped training left off, and write its card."""
-    from dataclasses import replace
-
-    from anchors.lab.recipes import RECIPES, train_and_card
+    from anchors.lab.recipes import RECIPES, changed, train_and_card
 
     quiet_logging(quiet)
     if recipe not in RECIPES:
         raise ValueError(f"no recipe is called {recipe!r}; there are {', '.join(RECIPES)}")
     given = {"world": world, "regime": regime, "tokenizer": tokenizer, "seed": seed, "layers": layers, "width": width}
     given |= {"heads": heads, "mlp": mlp, "steps": steps, "batch": batch, "knobs": tuple(_knobs(knob).items()) or None}
-    chosen = replace(RECIPES[recipe], **{name: value for name, value in given.items() if value is not None})
+    chosen = changed(RECIPES[recipe], **{name: value for name, value in given.items() if value is not None})
     typer.echo(json.dumps(train_and_card(chosen, out, progress=not quiet), indent=2))

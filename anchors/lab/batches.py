@@ -98,6 +98,9 @@ def _forks(tokenizer: PreTrainedTokenizerFast, drawn: Document, program: World, 
     """Every (token of the completion, id that may stand there, probability) where more than one may.
 
     The program may differ from the world that drew the trace in its probabilities, not in what it may write.
+
+    Raises:
+        ValueError: it does.
     """
     if drawn.written is None:
         return
@@ -115,6 +118,11 @@ def _forks(tokenizer: PreTrainedTokenizerFast, drawn: Document, program: World, 
 
 def _told_apart(left: Pieces, written: list[int], start: int) -> Iterator[Fork]:
     """The tokens of one sentence at which those that may be written part, each with its share of what is left there."""
+    if left and all(ids != written for ids, _ in left):
+        raise ValueError(
+            "a trace drawn with warm_knobs holds what the program with its own knobs never writes, so it has no exact "
+            "targets; let exact_steps begin after warm_steps, or change warm_knobs"
+        )
     for at, token in enumerate(written):
         if len(left) < 2:
             return

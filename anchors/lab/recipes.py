@@ -133,6 +133,23 @@ RECIPES: Final[dict[str, Recipe]] = {
 }
 
 
+def changed(recipe: Recipe, **changes: Any) -> Recipe:
+    """A recipe with other settings: phases keep their share of the steps, readouts stay inside the model, and another world or
+    other knobs go without the warm-up, which was made for the recipe's own.
+
+    >>> changed(RECIPES["reasoner"], steps=100, layers=2).warm_steps
+    60
+    """
+    found = replace(recipe, **changes)
+    share = found.steps / recipe.steps
+    phases = {name: round(share * getattr(recipe, name)) for name in ("warm_steps", "exact_steps")}
+    layers = {name: min(found.layers, getattr(recipe, name)) for name in ("role_layer", "early_layer")}
+    if (found.world, found.knobs) != (recipe.world, recipe.knobs):
+        phases["warm_steps"] = 0
+        found = replace(found, warm_knobs=())
+    return replace(found, **(phases | layers | {k: v for k, v in changes.items() if k in phases | layers}))
+
+
 def train_and_card(recipe: Recipe, out: str | Path, *, progress: bool = True) -> dict[str, Any]:
     """Train to the end (or continue) and write the model's card."""
     return write_card(recipe, train(recipe, out, progress=progress))
