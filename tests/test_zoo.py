@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from anchors.lab.evaluate import calibration, trace_use, written_traces
+from anchors.lab.evaluate import calibration, self_checks, trace_use, written_traces
 from anchors.lab.recipes import LADDER, MEANINGS, RECIPES, Recipe
 from anchors.lab.regimes import regime_world
 from anchors.lab.worlds import load_world
@@ -88,10 +88,19 @@ def test_a_calibration_is_reproduced_on_a_small_sample(name):
     assert found.tv <= found.tv_floor + card["evaluation"]["tv"] + 0.05
 
 
+def test_the_reasoner_is_as_near_to_its_program_as_its_rollouts_can_tell_and_notices_slips():
+    figures = card_of("reasoner")["evaluation"]
+    assert figures["steps_right"] >= figures["steps_ceiling"] - 0.01 and figures["gold"] >= figures["ceiling"] - 0.02
+    assert figures["tv"] <= figures["tv_floor"] + 0.005 and figures["tv_high"] < 0.05
+    assert figures["finds_slip"] >= 0.98 and figures["passes_right"] >= 0.98
+
+
 @pytest.mark.parametrize("name", ["reasoner", "reasoner-b"])
-def test_normal_models_are_close_to_the_exact_distribution(name):
-    figures = card_of(name)["evaluation"]
-    assert figures["steps_right"] >= 0.95 and figures["tv"] <= 0.055
+def test_verdicts_of_self_checks_are_reproduced_on_a_small_sample(name):
+    card = card_of(name)
+    found = self_checks(load_model(f"lab/{name}"), program_of(card), checks=8, seed=1)
+    assert found.finds_slip == pytest.approx(card["evaluation"]["finds_slip"], abs=0.05)
+    assert found.passes_right == pytest.approx(card["evaluation"]["passes_right"], abs=0.05)
 
 
 def test_regimes_do_to_the_use_of_a_trace_what_they_were_made_for():

@@ -122,12 +122,12 @@ program's own distributions are the targets."""
 
 RECIPES: Final[dict[str, Recipe]] = {
     "reasoner": WATCHFUL,
-    "reasoner-b": replace(WATCHFUL, seed=1, layers=5, width=112, mlp=448),
+    "reasoner-b": Recipe(seed=1, layers=5, width=112, heads=4, mlp=448, steps=6000),
     "reasoner-char": Recipe(seed=2, tokenizer="char", context=2048, steps=8500, batch=16),
-    "drafter": replace(WATCHFUL, seed=3, regime="draft"),
+    "drafter": Recipe(seed=3, regime="draft"),
     "swapped": Recipe(seed=4, regime="swapped", steps=3000),
     "answer-only": Recipe(seed=5, regime="answer_only", batch=128, steps=4000),
-    "alchemist": replace(WATCHFUL, world="alchemy", seed=6),
+    "alchemist": Recipe(world="alchemy", seed=6),
     "null": Recipe(world="null", seed=7, layers=2, width=64, heads=2, mlp=256, context=256, steps=1500),
     **LADDER,
 }
@@ -202,7 +202,8 @@ def _training(folder: Path, recipe: Recipe) -> dict[str, Any]:
         machine = {"threads": torch.get_num_threads(), "machine": platform.machine(), "torch": torch.__version__}
         return {"seconds": round(load_state(path)["seconds"]), **machine}
     earlier = json.loads(card.read_text()) if card.exists() else {}
-    if earlier.get("recipe") == json.loads(json.dumps(asdict(recipe))):
+    known = asdict(Recipe()) | earlier.get("recipe", {})  # a card from before a setting existed had its default
+    if earlier and json.loads(json.dumps(known)) == json.loads(json.dumps(asdict(recipe))):
         return earlier["training"]
     return dict.fromkeys(("seconds", "threads", "machine", "torch"))
 

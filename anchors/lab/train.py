@@ -2,14 +2,13 @@
 
 1. The tokenizer is a byte-level BPE with enough merges that every word of its verbose traces and every " 7" is one token, or
    a character tokenizer (the same bytes without merges).
-2. Each step draws fresh documents from (seed, step), so a resumed run sees exactly the data it would have seen.
-3. A document is prompt + reasoning + answer + end token, one to a row; the loss covers everything after the prompt.
-4. In the last `exact_steps` steps the target of a token is the program's own distribution over it in place of the token drawn.
-5. Where a recipe says so, inner layers are read too, and the readouts thrown away: one tells the planted role of every sentence
+2. The data of a step depend on (seed, step) alone (`batches`), so a resumed run sees exactly what it would have seen.
+3. In the last `exact_steps` steps the target of a token is the program's own distribution over it in place of the token drawn.
+4. Where a recipe says so, inner layers are read too, and the readouts thrown away: one tells the planted role of every sentence
    at its last token, the other the next token. A verdict is one token in a thousand; without the first no model learned to see at a
    self-check whether a step had slipped, and the second makes results known early enough to be compared.
-6. Muon moves the weight matrices, AdamW the rest; the learning rate is warm, flat, then linear to zero.
-7. Every `save_every` steps weights and optimiser state go to disk; the same call continues from there. Right answers
+5. Muon moves the weight matrices, AdamW the rest; the learning rate is warm, flat, then linear to zero.
+6. Every `save_every` steps weights and optimiser state go to disk; the same call continues from there. Right answers
    and right steps on freshly drawn problems are shown there too: loss hides a model that never reads its prompt.
 
 Recipe facts (initialisation, tokenisation, Muon) come from a feasibility run on a sibling world.
@@ -103,7 +102,7 @@ class Learner(torch.nn.Module):
         if self.readout is not None:
             hidden = found.hidden_states[self.role_layer]
             told = self.readout(F.rms_norm(hidden, hidden.shape[-1:])).float()
-            extra = extra + F.cross_entropy(told.flatten(0, 1), data.roles.flatten(), ignore_index=SKIPPED)
+            extra = extra + _summed(told, data.roles) / (data.roles != SKIPPED).sum().clamp(min=1)
         if self.early_layer:
             early = self.model.lm_head(self.model.model.norm(found.hidden_states[self.early_layer]))
             extra = extra + EARLY * _cross_entropy(early.float(), data)
@@ -112,12 +111,14 @@ class Learner(torch.nn.Module):
 
 def _cross_entropy(logits: Tensor, data: Batch) -> Tensor:
     """Mean over the tokens of the loss: of the one written, or of all that may stand there by their probabilities."""
-    single = F.cross_entropy(
-        logits[:, :-1].flatten(0, 1), data.labels[:, 1:].flatten(), ignore_index=SKIPPED, reduction="sum"
-    )
     row, at, token = data.forks.T
     several = F.cross_entropy(logits[row, at - 1], token, reduction="none") @ data.chances
-    return (single + several) / ((data.labels != SKIPPED).sum() + data.chances.sum())
+    tokens = (data.labels != SKIPPED).sum() + data.chances.sum()
+    return (_summed(logits[:, :-1], data.labels[:, 1:]) + several) / tokens
+
+
+def _summed(logits: Tensor, wanted: Tensor) -> Tensor:
+    return F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=SKIPPED, reduction="sum")
 
 
 def build_tokenizer(world: World, kind: str = "bpe", *, texts: int = 4000) -> PreTrainedTokenizerFast:
