@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from anchors.lab.evaluate import calibration, self_checks, trace_use, written_traces
-from anchors.lab.recipes import LADDER, MEANINGS, RECIPES, Recipe
+from anchors.lab.recipes import LADDER, MEANINGS, RECIPES, recipe_of
 from anchors.lab.regimes import regime_world
 from anchors.lab.worlds import load_world
 from anchors.models import ZOO, lab_models, load_model
@@ -24,12 +24,8 @@ def card_of(name):
 
 
 def program_of(card):
-    recipe = Recipe(**{k: as_tuples(v) for k, v in card["recipe"].items()})
+    recipe = recipe_of(card)
     return regime_world(load_world(recipe.world, **dict(recipe.knobs)), recipe.regime)
-
-
-def as_tuples(value):
-    return tuple(as_tuples(v) for v in value) if isinstance(value, list) else value
 
 
 def test_the_named_models_ship_in_25_megabytes_without_checkpoints():
@@ -52,7 +48,7 @@ def test_a_card_is_complete_and_its_recipe_is_the_one_make_zoo_trains(name):
     card = card_of(name)
     assert program_of(card) and set(card["evaluation"]) <= set(MEANINGS)
     assert {"recipe", "data", "training", "evaluation", "sampling", "stub", "tokenizer_probe"} <= set(card)
-    assert {k: as_tuples(v) for k, v in card["recipe"].items()} == RECIPES[name].__dict__
+    assert recipe_of(card) == RECIPES[name]
     readme = (ZOO / name / "README.md").read_text()
     assert all(f"| {key} | {value} |" in readme for key, value in card["evaluation"].items())
 

@@ -15,19 +15,28 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from anchors.answers import NO_ANSWER, extract_answer
 from anchors.lab.truth import answer_distribution
 from anchors.lab.worlds import Move, World, Written, answers_here, read_moves, write
-from anchors.models.base import Job, Model, Sampling, WhiteBox
+from anchors.models.base import Job, Model, Sampling, Scored
 from anchors.splitting import split_sentences
 from anchors.stats import cluster_bootstrap
 
 GREEDY = 0.01
 """The temperature at which a forced answer is read off."""
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """All that exact distances ask of a model."""
+
+    def score(self, texts: Sequence[str], starts: Sequence[int]) -> list[Scored]:
+        """Log-probability of the characters from `starts[i]` to the end of `texts[i]`."""
+        ...
 
 
 class Traces(NamedTuple):
@@ -172,7 +181,7 @@ def _boundaries(world: World, written: Written) -> tuple[str, list[int]]:
     return prompt + written.reasoning, ends
 
 
-def sentence_distances(model: WhiteBox, world: World, written: Written) -> list[float]:
+def sentence_distances(model: Scorer, world: World, written: Written) -> list[float]:
     """Total variation between the model's and the world's next sentence at every boundary of a trace, exactly.
 
     The probability the model gives to anything else counts as its own outcome. A sentence that ends the trace is read
@@ -191,13 +200,13 @@ def sentence_distances(model: WhiteBox, world: World, written: Written) -> list[
     return found
 
 
-def _probabilities(model: WhiteBox, prefix: str, sentences: Sequence[str]) -> list[float]:
+def _probabilities(model: Scorer, prefix: str, sentences: Sequence[str]) -> list[float]:
     glue = ["" if s.startswith("\n") or prefix.endswith("\n") else " " for s in sentences]
     texts = [prefix + between + sentence for between, sentence in zip(glue, sentences, strict=True)]
     return [float(np.exp(scored.logprob)) for scored in model.score(texts, [len(prefix)] * len(texts))]
 
 
-def self_checks(model: WhiteBox, world: World, *, checks: int = 100, seed: int = 0) -> Checks:
+def self_checks(model: Scorer, world: World, *, checks: int = 100, seed: int = 0) -> Checks:
     """The verdicts of `checks` checks after a slip and as many after none, in traces the world writes.
 
     A verdict is the one sentence that may follow a check; where 100 times as many traces hold too few, those found.

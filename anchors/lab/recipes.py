@@ -195,6 +195,15 @@ def write_card(recipe: Recipe, folder: Path, *, problems: int = 400, traces: int
     return card
 
 
+def recipe_of(card: dict[str, Any]) -> Recipe:
+    """The recipe on a card; settings younger than the card had their defaults."""
+    return Recipe(**{name: _tupled(value) for name, value in card["recipe"].items()})
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(map(_tupled, value)) if isinstance(value, list) else value
+
+
 def _training(folder: Path, recipe: Recipe) -> dict[str, Any]:
     """Seconds the optimisation took, and where; what an earlier card of the recipe says, or None, without the checkpoint."""
     path, card = folder / CHECKPOINT, folder / "card.json"
@@ -202,8 +211,7 @@ def _training(folder: Path, recipe: Recipe) -> dict[str, Any]:
         machine = {"threads": torch.get_num_threads(), "machine": platform.machine(), "torch": torch.__version__}
         return {"seconds": round(load_state(path)["seconds"]), **machine}
     earlier = json.loads(card.read_text()) if card.exists() else {}
-    known = asdict(Recipe()) | earlier.get("recipe", {})  # a card from before a setting existed had its default
-    if earlier and json.loads(json.dumps(known)) == json.loads(json.dumps(asdict(recipe))):
+    if earlier and recipe_of(earlier) == recipe:
         return earlier["training"]
     return dict.fromkeys(("seconds", "threads", "machine", "torch"))
 
