@@ -30,7 +30,7 @@ MEASURES = {
     "size_resampling": "Spearman of sizes with exact\nresampling importance",
     "precision": "precision at k",
 }
-LEFT_OUT = re.compile(r"filter|world's own|alternatives")  # variants that would crowd the figure
+LEFT_OUT = re.compile(r"filter|world's own|alternatives|ties broken")  # variants that would crowd the figure
 HUES = {"resampling": ANSWERS[0], "counterfactual": ANSWERS[1]}
 LOOKS = {
     "forced answer": ("D", LIGHT["a3"]),
