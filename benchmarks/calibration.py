@@ -21,14 +21,12 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import numpy as np
-
 from anchors import load_model
-from anchors.lab.evaluate import Checks, calibration, self_checks, sentence_distances
+from anchors.lab.evaluate import calibration, self_checks, sentence_distances
 from anchors.lab.recipes import CALIBRATED, LADDER, RECIPES
 from anchors.lab.regimes import regime_world
-from anchors.lab.worlds import World, load_world, write
-from anchors.stats import cluster_bootstrap
+from anchors.lab.worlds import World, write
+from anchors.stats import cluster_bootstrap, pooled_mean
 
 
 def main() -> None:
@@ -41,26 +39,23 @@ def main() -> None:
     options = parser.parse_args()
     for name in options.names:
         model, recipe = load_model(f"lab/{name}"), RECIPES[name]
-        world = regime_world(load_world(recipe.world, **dict(recipe.knobs)), recipe.regime)
+        world = regime_world(recipe.program, recipe.regime)
         found = calibration(model, world, traces=options.traces, n=options.n)
         print(
             f"{name}: {options.traces} traces, {found.boundaries} boundaries, n = {options.n}: total variation {found.tv:.3f} "
             f"[{found.tv_low:.3f}, {found.tv_high:.3f}], a perfect copy {found.tv_floor:.3f}",
             flush=True,
         )
-        print(f"  {told(self_checks(model, world, checks=options.checks))}", flush=True)
+        told = self_checks(model, world, checks=options.checks)
+        print(
+            f"  right verdict of a self-check: {told.finds_slip:.3f} after a slip, {told.passes_right:.3f} after none "
+            f"({told.checks} checks)",
+            flush=True,
+        )
         for category, distances in by_category(model, world, 4 * options.traces).items():
-            low, high = cluster_bootstrap(distances, lambda some: float(np.concatenate(some).mean()))
-            every = np.concatenate(distances)
-            print(f"  next sentence, {category}: {every.mean():.3f} [{low:.3f}, {high:.3f}] ({len(every)})", flush=True)
-
-
-def told(found: Checks) -> str:
-    """The figures of self-checks in words."""
-    return (
-        f"right verdict of a self-check: {found.finds_slip:.3f} after a slip, {found.passes_right:.3f} after none "
-        f"({found.checks} checks)"
-    )
+            low, high = cluster_bootstrap(distances, pooled_mean)
+            mean, count = pooled_mean(distances), sum(map(len, distances))
+            print(f"  next sentence, {category}: {mean:.3f} [{low:.3f}, {high:.3f}] ({count})", flush=True)
 
 
 def by_category(model: Any, world: World, traces: int) -> dict[str, Sequence[Sequence[float]]]:

@@ -54,7 +54,7 @@ from anchors.lab.yardstick import Grade, Planted, grade, plant
 from anchors.models import lab_models
 from anchors.plotting import accuracy_curves, read_accuracy
 from anchors.similarity import default_similarity, lexical
-from anchors.stats import benjamini_hochberg, cluster_bootstrap, wilson_interval
+from anchors.stats import benjamini_hochberg, cluster_bootstrap, pooled_mean, wilson_interval
 
 MODELS = {"expression": "lab/reasoner", "alchemy": "lab/alchemist"}
 SHORTEST = 6
@@ -338,8 +338,8 @@ def share(groups: Sequence[np.ndarray]) -> str:
     """Share over all sentences, with an interval over redrawn traces."""
     if not groups:
         return "-"
-    low, high = cluster_bootstrap(groups, lambda g: float(np.concatenate(g).mean()))
-    return f"{np.concatenate(groups).mean():.3f} [{low:.3f}, {high:.3f}]"
+    low, high = cluster_bootstrap(groups, pooled_mean)
+    return f"{pooled_mean(groups):.3f} [{low:.3f}, {high:.3f}]"
 
 
 # -- the null ---------------------------------------------------------------------------------------------------------

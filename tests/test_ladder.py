@@ -18,7 +18,6 @@ from anchors.experiments.ladder import (
     rungs,
     unit_name,
     units,
-    world_of,
 )
 from anchors.lab.recipes import LADDER, MINI
 from anchors.lab.worlds import load_world
@@ -66,7 +65,7 @@ def test_one_rung_has_problems_for_units_and_several_have_seeds():
 
 @needs("mini-normal")
 def test_answers_do_not_depend_on_how_many_samples_share_a_pass():
-    world = world_of(MINI)
+    world = MINI.program
     problems = distinct_problems(world, 3, seed=0)
     prompts = [world.prompt(p) for p in problems]
     (rung,) = rungs(Setting(preset="tiny"), {"mini-normal": MINI})

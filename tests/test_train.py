@@ -155,7 +155,7 @@ def test_every_shipped_model_has_a_recipe_and_the_recipe_fits_its_world():
     assert set(RECIPES) >= {"reasoner", "reasoner-b", "reasoner-char", "drafter", "swapped", "answer-only", "alchemist"}
     tokenizers = {}
     for recipe in RECIPES.values():
-        world = load_world(recipe.world, **dict(recipe.knobs))
+        world = recipe.program
         key = world, recipe.tokenizer
         if key not in tokenizers:
             tokenizers[key] = build_tokenizer(world, recipe.tokenizer, texts=100)

@@ -10,7 +10,6 @@ import pytest
 from anchors.lab.evaluate import calibration, self_checks, trace_use, written_traces
 from anchors.lab.recipes import LADDER, MEANINGS, RECIPES, recipe_of
 from anchors.lab.regimes import regime_world
-from anchors.lab.worlds import load_world
 from anchors.models import ZOO, lab_models, load_model
 from anchors.models.checks import check_model
 
@@ -25,7 +24,7 @@ def card_of(name):
 
 def program_of(card):
     recipe = recipe_of(card)
-    return regime_world(load_world(recipe.world, **dict(recipe.knobs)), recipe.regime)
+    return regime_world(recipe.program, recipe.regime)
 
 
 def test_the_named_models_ship_in_25_megabytes_without_checkpoints():

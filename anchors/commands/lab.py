@@ -101,21 +101,19 @@ def sample(
 
 
 def _knobs(given: list[str] | None) -> dict[str, Any]:
-    """Knobs from the command line; JSON lists become tuples, so that worlds stay hashable."""
+    """Knobs from the command line."""
+    from anchors.lab.worlds import hashable
+
     knobs = {}
     for text in given or []:
         name, _equals, value = text.partition("=")
         if name == "format":
             raise ValueError("the format is no knob; use --format draft")
         try:
-            knobs[name] = _hashable(json.loads(value))
+            knobs[name] = hashable(json.loads(value))
         except json.JSONDecodeError as error:
             raise ValueError(f"--knob {text!r} is not NAME=VALUE with a JSON value, as length=[3,3]") from error
     return knobs
-
-
-def _hashable(value: Any) -> Any:
-    return tuple(_hashable(v) for v in value) if isinstance(value, list) else value
 
 
 @lab.command()
@@ -140,11 +138,11 @@ def truth(
 
 
 def _show_truth(trace: Any, name: str, knob: list[str] | None, json_output: bool) -> None:
-    from anchors.lab.worlds import load_world
+    from anchors.lab.worlds import hashable, load_world
     from anchors.lab.yardstick import plant
 
     form = "draft" if name.endswith("-draft") else "verbose"
-    knobs = {k: _hashable(v) for k, v in trace.meta.get("knobs", {}).items()} | _knobs(knob)
+    knobs = {k: hashable(v) for k, v in trace.meta.get("knobs", {}).items()} | _knobs(knob)
     planted = plant(trace, load_world(name.removesuffix("-draft"), format=form, **knobs))
     columns = {"role": planted.roles, "resampling": planted.resampling, "counterfactual": planted.counterfactual}
     rows = [

@@ -31,7 +31,6 @@ from anchors.experiments.ladder import (
     rungs,
     unit_name,
     units,
-    world_of,
 )
 from anchors.experiments.verdicts import mean_finding, superior
 from anchors.interventions import delete, keep, leak, strip_answer
@@ -87,7 +86,7 @@ def run(setting: Setting) -> Evidence:
     """Think, hand over every arm, and compare with compressors of equal length."""
     from anchors.lab.recipes import LADDER
 
-    world = world_of(LADDER[THINKER])
+    world = LADDER[THINKER].program
     assert isinstance(world, RecallWorld)
     problems = distinct_problems(world, setting.pick(tiny=6, quick=200, full=400), seed=setting.seed)
     pairs = [(r[THINKER], r[ANSWERER]) for r in rungs(setting, {n: LADDER[n] for n in (THINKER, ANSWERER)})]

@@ -27,7 +27,6 @@ from anchors.experiments.ladder import (
     rungs,
     unit_name,
     units,
-    world_of,
 )
 from anchors.experiments.verdicts import both, equivalent, superior
 
@@ -59,7 +58,7 @@ def run(setting: Setting) -> Evidence:
     """Ask the three models, then hand the verbose traces and their drafts to the reader."""
     from anchors.lab.recipes import LADDER
 
-    world = world_of(LADDER[VERBOSE])
+    world = LADDER[VERBOSE].program
     problems = distinct_problems(world, setting.pick(tiny=16, quick=1600, full=1000), seed=setting.seed)
     prompts = [world.prompt(problem) for problem in problems]
     ladder = rungs(setting, {arm: LADDER[arm] for arm in (VERBOSE, DRAFT, NONE, READER)})

@@ -27,7 +27,6 @@ from anchors.experiments.ladder import (
     one_model_note,
     right_answers,
     rungs,
-    world_of,
 )
 from anchors.experiments.verdicts import both, equivalent, superior
 
@@ -85,7 +84,7 @@ def _on_world(setting: Setting, name: str) -> _World:
     from anchors.lab.recipes import LADDER
 
     arms = ARMS[name]
-    world = world_of(LADDER[arms[NORMAL]])
+    world = LADDER[arms[NORMAL]].program
     count = setting.pick(tiny=8, quick=300 if name == "maze" else 1000, full=1000)
     problems = distinct_problems(world, count, seed=setting.seed)
     prompts = [world.prompt(problem) for problem in problems]

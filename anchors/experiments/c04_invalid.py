@@ -28,7 +28,6 @@ from anchors.experiments.ladder import (
     rungs,
     unit_name,
     units,
-    world_of,
 )
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def _name(rate: float) -> str:
 def run(setting: Setting) -> Evidence:
     """Ask every arm the same problems; retention at the highest rate comes first."""
     arms = _arms(setting)
-    world = world_of(arms[VALID])
+    world = arms[VALID].program
     problems = distinct_problems(world, setting.pick(tiny=24, quick=1500, full=1000), seed=setting.seed)
     prompts = [world.prompt(problem) for problem in problems]
     ladder = rungs(setting, arms)

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from anchors.experiments.base import Claim, Evidence, Finding, Result, Setting, Verdict
-from anchors.experiments.ladder import SEEDS, ask, distinct_problems, right_answers, trained, world_of
+from anchors.experiments.ladder import SEEDS, ask, distinct_problems, right_answers, trained
 from anchors.experiments.verdicts import mean_finding, superior
 from anchors.interventions import SLOTS, place
 from anchors.lab import world_trace
@@ -139,7 +139,7 @@ def _recipe(form: str, domain: str) -> Recipe:
 
 def model_features(model: LensModel, recipe: Recipe, size: int, seed: int) -> Float[np.ndarray, "trace feature"]:
     """Features of a model's own traces, drawn at temperature 1 on problems of its world; blank ones are left out."""
-    world = world_of(recipe)
+    world = recipe.program
     prompts = [world.prompt(p) for p in distinct_problems(world, size, seed=seed)]
     texts = ask(model, prompts, temperature=1.0, seed=seed).texts
     pairs = zip(prompts, texts, strict=True)
@@ -222,7 +222,7 @@ def _slots(setting: Setting) -> tuple[list[dict[str, Any]], dict[str, Bool[np.nd
     from anchors.lab.recipes import RECIPES
 
     writer, reader = setting.model("lab/reasoner"), setting.reader(READER)
-    world = world_of(RECIPES["reasoner"])
+    world = RECIPES["reasoner"].program
     problems = distinct_problems(world, setting.pick(tiny=4, quick=200, full=600), seed=setting.seed + 1)
     prompts = [world.prompt(p) for p in problems]
     traces = [Trace.from_text(p, row[0]) for p, row in zip(prompts, ask(writer, prompts).texts, strict=True)]

@@ -26,7 +26,6 @@ from anchors.experiments.ladder import (
     one_model_note,
     right_answers,
     rungs,
-    world_of,
 )
 from anchors.experiments.verdicts import mean_finding
 
@@ -67,7 +66,7 @@ def run(setting: Setting) -> Evidence:
     """Curves of the answer-only model against the reasoner and the filler model."""
     from anchors.lab.recipes import LADDER
 
-    world = world_of(LADDER[REASONER])
+    world = LADDER[REASONER].program
     problems = distinct_problems(world, setting.pick(tiny=12, quick=250, full=300), seed=setting.seed)
     budgets = [2**k for k in range(setting.pick(tiny=4, quick=9, full=9))]
     ladder = rungs(setting, {arm: LADDER[arm] for arm in (REASONER, NONE, FILLER)})

@@ -76,20 +76,12 @@ def _loaded(name: str) -> LensModel:
 def trained(recipe: Recipe, folder: Path) -> LensModel:
     """A model of a recipe, trained in `folder` unless it is finished there."""
     from anchors.lab.train import answer_stub, sampling_of, train
-    from anchors.lab.worlds import load_world
     from anchors.models.lens import LensModel
 
     model = LensModel.from_directory(train(recipe, folder, held_out=0), name=folder.name)
     model.sampling = sampling_of(recipe)
-    model.stub = answer_stub(load_world(recipe.world, **dict(recipe.knobs)))
+    model.stub = answer_stub(recipe.program)
     return model
-
-
-def world_of(recipe: Recipe) -> World:
-    """The world a recipe trains on."""
-    from anchors.lab.worlds import load_world
-
-    return load_world(recipe.world, **dict(recipe.knobs))
 
 
 def distinct_problems(world: World, count: int, *, seed: int) -> list[Any]:

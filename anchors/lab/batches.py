@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from anchors.lab.regimes import Document, document, regime_world
-from anchors.lab.worlds import ROLES, World, load_world
+from anchors.lab.worlds import ROLES, World, Written, continuations, load_world
 
 if TYPE_CHECKING:
     from anchors.lab.train import Recipe
@@ -47,7 +48,7 @@ class Batch(NamedTuple):
 
 def batch(tokenizer: PreTrainedTokenizerFast, recipe: Recipe, step: int) -> Batch:
     """The data of one step."""
-    program = load_world(recipe.world, **dict(recipe.knobs))
+    program = recipe.program
     warm = step - step % POOL < recipe.warm_steps
     drawn = load_world(recipe.world, **dict(recipe.knobs + recipe.warm_knobs)) if warm else program
     documents = _pool(drawn, recipe, step // POOL)[step % POOL]
@@ -63,11 +64,15 @@ def batch(tokenizer: PreTrainedTokenizerFast, recipe: Recipe, step: int) -> Batc
         start, end = len(prompt), len(prompt) + len(rest) + 1
         ids[row, :end] = torch.tensor([*prompt, *rest, tokenizer.eos_token_id])
         labels[row, start:end] = ids[row, start:end]
+        written = documents[row].written
+        if written is None or not (recipe.role_layer or exact is not None):
+            continue
+        ends = _ends(tokenizer, written)
         if recipe.role_layer:
-            for at, role in _roles(tokenizer, documents[row]):
-                roles[row, start + at] = ROLES.index(role)
+            for at, move in zip(ends, written.moves, strict=True):
+                roles[row, start + at - 1] = ROLES.index(move.role)
         if exact is not None:
-            for at, token, chance in _forks(tokenizer, documents[row], exact, rest):
+            for at, token, chance in _forks(tokenizer, written, ends, exact, rest):
                 labels[row, start + at] = SKIPPED
                 forks.append((row, start + at, token))
                 chances.append(chance)
@@ -86,15 +91,15 @@ def _pool(world: World, recipe: Recipe, index: int) -> list[list[Document]]:
     return batches
 
 
-def _roles(tokenizer: PreTrainedTokenizerFast, drawn: Document) -> Iterator[tuple[int, str]]:
-    """The last token of every sentence in the completion, and the sentence's role."""
-    at = 0
-    for k, move in enumerate(drawn.written.moves if drawn.written is not None else ()):
-        at += len(_ids(tokenizer, " " * (k > 0) + move.text))
-        yield at - 1, move.role
+def _ends(tokenizer: PreTrainedTokenizerFast, written: Written) -> list[int]:
+    """How many tokens of the completion there are up to the end of every sentence."""
+    texts = (" " * (k > 0) + move.text for k, move in enumerate(written.moves))
+    return list(accumulate(len(_ids(tokenizer, text)) for text in texts))
 
 
-def _forks(tokenizer: PreTrainedTokenizerFast, drawn: Document, program: World, rest: list[int]) -> Iterator[Fork]:
+def _forks(
+    tokenizer: PreTrainedTokenizerFast, written: Written, ends: Sequence[int], program: World, rest: list[int]
+) -> Iterator[Fork]:
     """Every (token of the completion, id that may stand there, probability) where more than one may.
 
     The program may differ from the world that drew the trace in its probabilities, not in what it may write.
@@ -102,23 +107,14 @@ def _forks(tokenizer: PreTrainedTokenizerFast, drawn: Document, program: World, 
     Raises:
         ValueError: it does.
     """
-    if drawn.written is None:
-        return
-    at = 0
-    for k, state in enumerate(drawn.written.states):
-        pieces: dict[str, float] = defaultdict(float)
-        for move in program.moves(state):
-            text = " " * (k > 0) + move.text if move.text else program.ending(str(program.answer(move.state)))
-            pieces[text] += move.probability
-        left = [(_ids(tokenizer, text), p) for text, p in pieces.items()]
-        size = len(_ids(tokenizer, " " * (k > 0) + drawn.written.moves[k].text)) if k < len(drawn.written.moves) else 0
-        yield from _told_apart(left, rest[at : at + size] if size else rest[at:], at)
-        at += size
+    for k, (state, (start, end)) in enumerate(zip(written.states, pairwise([0, *ends, len(rest)]), strict=True)):
+        due = continuations(program, state, first=k == 0)
+        yield from _told_apart([(_ids(tokenizer, text), p) for text, p in due.items()], rest[start:end], start)
 
 
 def _told_apart(left: Pieces, written: list[int], start: int) -> Iterator[Fork]:
     """The tokens of one sentence at which those that may be written part, each with its share of what is left there."""
-    if left and all(ids != written for ids, _ in left):
+    if all(ids != written for ids, _ in left):
         raise ValueError(
             "a trace drawn with warm_knobs holds what the program with its own knobs never writes, so it has no exact "
             "targets; let exact_steps begin after warm_steps, or change warm_knobs"

@@ -21,10 +21,10 @@ import numpy as np
 
 from anchors.answers import NO_ANSWER, extract_answer
 from anchors.lab.truth import answer_distribution
-from anchors.lab.worlds import Move, World, Written, answers_here, read_moves, write
+from anchors.lab.worlds import Move, World, Written, answers_here, continuations, read_moves, write
 from anchors.models.base import Job, Model, Sampling, Scored
 from anchors.splitting import split_sentences
-from anchors.stats import cluster_bootstrap
+from anchors.stats import cluster_bootstrap, pooled_mean
 
 GREEDY = 0.01
 """The temperature at which a forced answer is read off."""
@@ -170,7 +170,7 @@ def calibration(model: Model, world: World, *, traces: int = 12, n: int = 200, s
     every = np.concatenate(found)
     low = high = float("nan")
     if traces > 1:
-        low, high = cluster_bootstrap(found, lambda some: float(np.concatenate(some).mean()))
+        low, high = cluster_bootstrap(found, pooled_mean)
     return Calibration(len(every), n, float(every.mean()), float(low), float(high), float(np.mean(floor)))
 
 
@@ -189,20 +189,16 @@ def sentence_distances(model: Scorer, world: World, written: Written) -> list[fl
     """
     text, ends = _boundaries(world, written)
     found = []
-    for state, end in zip(written.states, ends, strict=True):
-        due = {
-            move.text or world.ending(str(world.answer(move.state))): move.probability for move in world.moves(state)
-        }
-        due = due or {world.ending(str(world.answer(state))): 1.0}
+    for k, (state, end) in enumerate(zip(written.states, ends, strict=True)):
+        due = continuations(world, state, first=k == 0)
         given = _probabilities(model, text[:end], list(due))
         apart = sum(abs(p - q) for p, q in zip(due.values(), given, strict=True))
         found.append((apart + max(0.0, 1.0 - sum(given))) / 2)
     return found
 
 
-def _probabilities(model: Scorer, prefix: str, sentences: Sequence[str]) -> list[float]:
-    glue = ["" if s.startswith("\n") or prefix.endswith("\n") else " " for s in sentences]
-    texts = [prefix + between + sentence for between, sentence in zip(glue, sentences, strict=True)]
+def _probabilities(model: Scorer, prefix: str, continued: Sequence[str]) -> list[float]:
+    texts = [prefix + text for text in continued]
     return [float(np.exp(scored.logprob)) for scored in model.score(texts, [len(prefix)] * len(texts))]
 
 
@@ -222,7 +218,7 @@ def self_checks(model: Scorer, world: World, *, checks: int = 100, seed: int = 0
             pair = {written.moves[k - 1].category, move.category}
             if pair == {"self_checking"} and move.role in found and len(given) < checks:
                 text, ends = _boundaries(world, written)
-                given += _probabilities(model, text[: ends[k]], [move.text])
+                given += _probabilities(model, text[: ends[k]], [" " + move.text])
     mean = {role: float(np.mean(given)) if given else float("nan") for role, given in found.items()}
     return Checks(sum(map(len, found.values())), mean["anchor"], mean["filler"])
 

@@ -1,6 +1,6 @@
 """The recipes of the shipped models, and the card that says what each of them learned.
 
-1. The large models (1.1 M parameters) learn whole worlds; each takes 10 to 40 minutes on one core.
+1. The large models (1.1 M parameters) learn whole worlds; each takes 10 to 60 minutes on one core.
 2. The ladder are small models (0.2 M) for the experiments, of one recipe a world, differing in regime, task or seed; each
    takes 1 to 5 minutes. Its worlds make no mistakes, so that the targets of all regimes have one ceiling; `mini-restricted`,
    `mini-restricted-three` and `mini-small` learn the default programs of their worlds.
@@ -19,7 +19,7 @@ import torch
 
 from anchors.lab.regimes import document, parse_regime, regime_world
 from anchors.lab.train import CHECKPOINT, Recipe, answer_stub, load_state, sampling_of, train
-from anchors.lab.worlds import load_world
+from anchors.lab.worlds import hashable
 
 CALIBRATED: Final = ("normal", "draft")
 RIGHT: Final = ("swapped", "filler", "answer_only")
@@ -164,7 +164,7 @@ def write_card(recipe: Recipe, folder: Path, *, problems: int = 400, traces: int
     from anchors.lab.evaluate import calibration, self_checks, trace_use, written_traces
     from anchors.models.lens import LensModel
 
-    world = load_world(recipe.world, **dict(recipe.knobs))
+    world = recipe.program
     program = regime_world(world, recipe.regime)
     model = LensModel.from_directory(folder, name=f"lab/{folder.name}")
     model.sampling, model.stub = sampling_of(recipe), answer_stub(world)
@@ -197,11 +197,7 @@ def write_card(recipe: Recipe, folder: Path, *, problems: int = 400, traces: int
 
 def recipe_of(card: dict[str, Any]) -> Recipe:
     """The recipe on a card; settings younger than the card had their defaults."""
-    return Recipe(**{name: _tupled(value) for name, value in card["recipe"].items()})
-
-
-def _tupled(value: Any) -> Any:
-    return tuple(map(_tupled, value)) if isinstance(value, list) else value
+    return Recipe(**{name: hashable(value) for name, value in card["recipe"].items()})
 
 
 def _training(folder: Path, recipe: Recipe) -> dict[str, Any]:

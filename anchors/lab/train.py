@@ -80,6 +80,11 @@ class Recipe:
     role_layer: int = 0
     early_layer: int = 0
 
+    @property
+    def program(self) -> World:
+        """The world it trains on."""
+        return load_world(self.world, **dict(self.knobs))
+
 
 class Learner(torch.nn.Module):
     """A model with what is learned along with it and thrown away: the readout of roles, and that of the next token early on."""
@@ -198,7 +203,7 @@ def train(
         ValueError: `out` was trained with another recipe, or the recipe names an unknown world, knob or regime.
     """
     parse_regime(recipe.regime)
-    world = load_world(recipe.world, **dict(recipe.knobs))
+    world = recipe.program
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer(world, recipe.tokenizer)

@@ -41,7 +41,7 @@ from anchors.stats.ranks import auroc, kendall, partial_spearman, spearman
 from anchors.stats.ratios import Ratio, fieller, paired_ratio_bootstrap
 from anchors.stats.reliability import Ceiling, Reliability, reliability_ceiling, spearman_brown, split_half_reliability
 from anchors.stats.sequences import Arrivals, anytime_interval, anytime_p, anytime_proportion, log_evidence
-from anchors.stats.traces import cluster_bootstrap, sign_flip_p
+from anchors.stats.traces import cluster_bootstrap, pooled_mean, sign_flip_p
 from anchors.stats.trends import Slope, Trend, page_trend, slope_interval
 from anchors.stats.types import Correlation, Interval, Numbers, Seed, Statistic
 
@@ -95,6 +95,7 @@ __all__ = [
     "paired_ratio_bootstrap",
     "partial_spearman",
     "permutation_p",
+    "pooled_mean",
     "quantile_interval",
     "relative_tost",
     "reliability_ceiling",

@@ -42,6 +42,15 @@ def cluster_bootstrap(
     return quantile_interval(draws, estimate=statistic(arrays), level=level)
 
 
+def pooled_mean(groups: Sequence[Numbers]) -> float:
+    """The mean over all values of all groups, as a statistic for `cluster_bootstrap`: large groups count for more.
+
+    >>> pooled_mean([[0.0, 0.0, 0.0], [1.0]])
+    0.25
+    """
+    return float(np.concatenate(groups).mean())
+
+
 def sign_flip_p(values: Numbers, *, resamples: int = 50_000, seed: Seed = 0) -> float:
     """Two-sided p-value that values, one a trace, are symmetric around 0: sign flips with as large a |mean|.
 

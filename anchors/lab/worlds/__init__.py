@@ -107,6 +107,11 @@ class Written:
         return " ".join(move.text for move in self.moves)
 
 
+def hashable(value: Any) -> Any:
+    """A knob as JSON gives it, lists as tuples, so that worlds and recipes stay hashable."""
+    return tuple(map(hashable, value)) if isinstance(value, list) else value
+
+
 def load_world(name: str, **knobs: Any) -> World:
     """Return the world called `name`, with its default knobs or others; `format="draft"` gives its terse form.
 
@@ -159,6 +164,19 @@ def answers_here(world: World, state: Any) -> set[str]:
     """The answers a trace may end on right at a state; empty where the program must go on writing."""
     ends = [state, *(move.state for move in world.moves(state) if not move.text)]
     return {answer for answer in map(world.answer, ends) if answer is not None}
+
+
+def continuations(world: World, state: Any, *, first: bool = False) -> dict[str, float]:
+    """Every text that may come next, with the space before it that a trace's later sentences have, and its probability.
+
+    Where a trace may end it goes on with the ending and its answer.
+    """
+    space = "" if first else " "
+    found: dict[str, float] = {}
+    for move in world.moves(state):
+        text = space + move.text if move.text else world.ending(str(world.answer(move.state)))
+        found[text] = found.get(text, 0.0) + move.probability
+    return found or {world.ending(str(world.answer(state))): 1.0}
 
 
 @dataclass(frozen=True)
