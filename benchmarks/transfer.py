@@ -15,10 +15,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,26 +25,22 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np
+from transfer_cost import speed
+from transfer_shared import MATRIX, WRITERS, fewer, interval, read, save, writer_runs
+from transfer_shift import shift
 
 from anchors import Rollouts, Scores, counterfactual_importance, load_model, resample_traces
-from anchors.experiments.transfer_runs import RELAXED, model_runs, world_runs
-from anchors.interventions import Edit, block, delete
+from anchors.experiments.transfer_runs import RELAXED
 from anchors.lab.oracle import same_event
 from anchors.lab.truth import exact_resampling_importance, read_trace
-from anchors.lab.worlds import load_world, perturbed
-from anchors.lab.worlds.alchemy import SHIFTS
+from anchors.lab.worlds import load_world
 from anchors.models import lab_models
-from anchors.models.attention_pass import TracePass
-from anchors.models.tokens import answer_tokens, token_spans
-from anchors.reading import forced_logprobs
-from anchors.rollouts import Store
 from anchors.stats import simulate_power, t_interval, wilson_interval
-from anchors.transfer import Shift, Transfer, shift_trend, transfer_anchors, transfer_matrix
+from anchors.transfer import Transfer, transfer_matrix
 from anchors.transfer.inputs import half, select_anchors
 from anchors.transfer.matching import covariates, match_sets
 from anchors.transfer.retention import estimated_effects, mean_over_traces, sides
 
-WRITERS = {"expression": "reasoner", "alchemy": "alchemist"}
 READERS = ("reasoner-b", "reasoner-char", "drafter", "swapped", "answer-only")
 EXPECTED = {
     "reasoner-b": "transfers",
@@ -79,14 +73,6 @@ def main() -> None:
         print(f"\n## {part}", flush=True)
         PARTS[part](options)
         print(f"({time.perf_counter() - started:.0f} s)", flush=True)
-
-
-def writer_runs(world: str, options: argparse.Namespace, *, writer: str | None = None, **knobs: Any) -> list[Rollouts]:
-    """Rollouts of the world's writer on fresh problems, kept in the run directory; only traces with an answer."""
-    name = writer or WRITERS[world]
-    folder = options.out / "-".join([world, name, *(f"{k}={v}" for k, v in sorted(knobs.items()))])
-    sizes: dict[str, Any] = {"traces": options.traces, "n": options.n, "seed": options.seed, "out": folder}
-    return model_runs(load_world(world, **knobs), load_model(f"lab/{name}"), progress=True, **sizes)
 
 
 # -- planted pairs ----------------------------------------------------------------------------------------------------
@@ -137,14 +123,6 @@ def matched_sides(run: Rollouts, scores: Scores, seed: int) -> list[Any]:
     return sides(found, {i: float(np.sign(scores.values[i])) for i in found.anchors})
 
 
-def read(runs: Sequence[Rollouts], reader: str, outcome: str, options: argparse.Namespace, **more: Any) -> Transfer:
-    """One transfer run under the benchmark's settings; its readings are kept."""
-    world = load_world(more.pop("world", "expression"))
-    settings: dict[str, Any] = {"calipers": RELAXED, "n": options.continuations, "similarity": same_event(world)}
-    out = options.out / "readings" / reader
-    return transfer_anchors(runs, reader=load_model(f"lab/{reader}"), outcome=outcome, out=out, **settings | more)  # type: ignore[arg-type]
-
-
 def print_planted(name: str, outcome: str, found: Transfer) -> None:
     d = found.retention[0].reader
     writer = found.retention[0].writer
@@ -164,21 +142,6 @@ def print_planted(name: str, outcome: str, found: Transfer) -> None:
         )
 
 
-def interval(mean: Any) -> str:
-    return f"{mean.value:+.3f} [{mean.low:+.3f}, {mean.high:+.3f}]"
-
-
-MATRIX, SHARED, SHIFTED, CONTINUATIONS = 12, 28, 16, 24
-"""Traces of the matrix, of the reader axes and of the problem axes, and the reader's continuations in all three: traces
-differ more than continuations do, so many traces with few continuations say most for their price."""
-
-
-def fewer(options: argparse.Namespace, traces: int, **more: Any) -> argparse.Namespace:
-    """The same options with at most so many traces, and at most `CONTINUATIONS` a boundary."""
-    sizes = {"traces": min(options.traces, traces), "continuations": min(options.continuations, CONTINUATIONS)}
-    return argparse.Namespace(**vars(options) | sizes | more)
-
-
 def matrix(options: argparse.Namespace) -> None:
     """All pairs of models that write and read the expression world, both directions, on a part of the traces."""
     names = [n for n in ("reasoner", "reasoner-b", "reasoner-char") if n in lab_models()]
@@ -191,16 +154,6 @@ def matrix(options: argparse.Namespace) -> None:
     print(found)
     print("d one way less d the other: " + ", ".join(f"{a} / {b} {gap:+.3f}" for (a, b), gap in found.gaps.items()))
     save(found.plot(), options, "transfer_matrix")
-
-
-def save(ax: Any, options: argparse.Namespace, name: str) -> None:
-    """One figure of the page, without a date, so that the same numbers give the same file."""
-    import matplotlib
-
-    options.figures.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context({"svg.hashsalt": name}):
-        ax.figure.savefig(options.figures / f"{name}.svg", metadata={"Date": None})
-    print(f"figure: {options.figures / name}.svg", flush=True)
 
 
 # -- nulls, coverage, power -------------------------------------------------------------------------------------------
@@ -337,203 +290,6 @@ def print_curves(found: Transfer) -> None:
         for c in found.controls.contrasts:
             print(f"  {c.name:20s} {c.formula:55s} {interval(c.difference)}, Holm p {c.p_holm:.2g}")
         print(f"  recovery: {found.controls.recovery}", flush=True)
-
-
-# -- shift ------------------------------------------------------------------------------------------------------------
-
-
-def shift(options: argparse.Namespace) -> None:
-    """d along every axis of the reader (the same traces at every level) and of the problem (the world itself writes)."""
-    shifts = []
-    few = fewer(options, SHARED, out=options.out / "shift")
-    for find in (reader_axes, problem_axes, noise_axis, format_axis, task_axis):
-        for found in find(few):
-            print_shift(found)
-            shifts.append(found)
-    from anchors.plotting import shift_plot
-
-    save(shift_plot(shifts), options, "transfer_shift")
-
-
-READER_AXES = {
-    "reader: seed": ("reasoner", "reasoner-b"),
-    "reader: size": ("reasoner", "mini-small"),
-    "reader: tokenizer": ("reasoner", "reasoner-char"),
-    "reader: regime": ("reasoner", "drafter", "swapped", "answer-only"),
-}
-PROBLEM_AXES: dict[str, dict[str, dict[str, Any]]] = {
-    "problem: length": {f"{k} digits": {"length": (k, k)} for k in (4, 5, 6, 7)},
-    "problem: operators": {
-        "trained": {},
-        "one new": {"tasks": ("+", "*", "max")},
-        "two new": {"tasks": ("*", "max", "min")},
-    },
-}
-NOISE = (0.0, 0.1, 0.2, 0.3)
-
-
-def built(names: Sequence[str]) -> list[str]:
-    """The models that ship; the others are named as left out."""
-    missing = [name for name in names if name not in lab_models()]
-    if missing:
-        print(f"left out, not built (make zoo): {', '.join(missing)}")
-    return [name for name in names if name in lab_models()]
-
-
-def reader_axes(options: argparse.Namespace) -> Iterator[Shift]:
-    """The traces of `lab/reasoner`, read by itself and by readers farther and farther from it."""
-    runs = writer_runs("expression", options)
-    read_by = cache(lambda name: read(runs, name, "handover", options, writer=load_model("lab/reasoner"), itself=True))
-    for axis, names in READER_AXES.items():
-        levels = {name: read_by(name) for name in built(names)}
-        if len(levels) > 1:
-            yield shift_trend(axis, levels)
-
-
-def problem_axes(options: argparse.Namespace) -> Iterator[Shift]:
-    """Problems the world writes farther and farther from what `lab/reasoner-b` was trained on (3 to 5 digits, + - *)."""
-    for axis, knobs in PROBLEM_AXES.items():
-        levels = {level: read(written(options, **k), "reasoner-b", "handover", options) for level, k in knobs.items()}
-        yield shift_trend(axis, levels)
-
-
-def format_axis(options: argparse.Namespace) -> Iterator[Shift]:
-    """Traces in the reader's own wording, then in the other one, for a reader of either."""
-    for reader, own, other in (("reasoner-b", "verbose", "draft"), ("drafter", "draft", "verbose")):
-        levels = {f: read(written(options, format=f), reader, "handover", options) for f in (own, other)}
-        yield shift_trend(f"format: {reader}", levels)
-
-
-def noise_axis(options: argparse.Namespace) -> Iterator[Shift]:
-    """Words of the question spoiled for the reader alone: no writer's program can parse what a noisy question asks."""
-    runs = written(options)
-    levels = {
-        f"{rate:.0%} of words": read([noised(run, rate) for run in runs], "reasoner-b", "handover", options)
-        for rate in NOISE
-    }
-    yield shift_trend("problem: noise", levels)
-
-
-def task_axis(options: argparse.Namespace) -> Iterator[Shift]:
-    """DataAlchemy's task axis (2508.01191): readers trained on a restricted set of operations, at each level its own test."""
-    readers = {level: options.restricted[level == "CMP"] for level in SHIFTS}
-    if len(built(sorted(set(readers.values())))) == len(set(readers.values())):
-        levels = {
-            level: read(written(options, "alchemy", tasks=SHIFTS[level][1]), name, "handover", options, world="alchemy")
-            for level, name in readers.items()
-        }
-        yield shift_trend("problem: task", levels)
-
-
-def written(options: argparse.Namespace, world: str = "expression", **knobs: Any) -> list[Rollouts]:
-    """Rollouts of the world's own program on traces it wrote under these knobs: an exact writer at any shift."""
-    sizes: dict[str, Any] = {"traces": min(options.traces, SHIFTED), "n": options.n, "seed": options.seed}
-    return world_runs(load_world(world, **knobs), out=None, **sizes)
-
-
-def noised(run: Rollouts, rate: float) -> Rollouts:
-    """The same rollouts of the same trace, its question spoiled: the writer saw it clean, the reader does not."""
-    question, opening, _ = run.trace.prompt.partition(".\n<think>")
-    words = perturbed(question.split(), rate, random.Random(f"noise {run.trace.id}"))
-    trace = replace(run.trace, prompt=" ".join(words) + run.trace.prompt[len(question) :], id=run.trace.id)
-    assert opening, run.trace.prompt
-    store = Store(None, run.store.settings)
-    store.claim([trace])
-    found = Rollouts(store, trace)
-    found.add(row for k in range(len(trace) + 1) for row in run.at(k))
-    return found
-
-
-def print_shift(found: Shift) -> None:
-    print(f"{found.axis}")
-    for level, mean in zip(found.levels, found.values, strict=True):
-        print(f"  {level:16s} d {interval(mean)} ({mean.n} traces)")
-    trend = (
-        "" if found.trend is None else f"; Page trend falling p = {found.trend.p:.2g} over {found.trend.blocks} traces"
-    )
-    s = found.slope
-    print(f"  slope a level {s.value:+.3f} [{s.low:+.3f}, {s.high:+.3f}]{trend}", flush=True)
-
-
-# -- cost -------------------------------------------------------------------------------------------------------------
-
-
-def speed(options: argparse.Namespace) -> None:
-    """All operations on one trace of 20 sentences; and every removal read in batches against one forward each."""
-    runs = writer_runs("expression", options)
-    run = min(runs, key=lambda r: abs(len(r.trace) - 20))
-    reader, trace = load_model("lab/reasoner-b"), run.trace
-    operations = ("delete", "block", "replace_reader", "replace_writer", "paraphrase")
-    started = time.perf_counter()
-    more: dict[str, Any] = {"operations": operations, "paraphrase": lambda text: text.replace("I will", "Let me")}
-    more |= {"compressors": "all", "corrupt": True, "preset": "pairs", "calipers": RELAXED, "n": options.continuations}
-    transfer_anchors([run], reader=reader, writer=load_model("lab/reasoner"), **more)
-    print(f"one trace of {len(trace)} sentences, everything: {time.perf_counter() - started:.1f} s (target 30 s)")
-    edits = [
-        Edit(trace),
-        *(Edit(delete(trace, [i])) for i in range(len(trace))),
-        *(block(trace, [i]) for i in range(len(trace))),
-    ]
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        edits.append(
-            Edit(delete(trace, rng.choice(len(trace), int(rng.integers(1, len(trace))), replace=False).tolist()))
-        )
-    answer = str(trace.answer)
-    batched, one = (
-        timed(lambda: forced_logprobs(edits, reader, answer=answer).logprob),
-        timed(lambda: one_each(edits, reader, answer)),
-    )
-    gap = float(np.abs(batched[1] - one[1]).max())
-    assert gap < 1e-3, f"batched and single readings differ by {gap}"
-    print(
-        f"{len(edits)} interventions: batched {batched[0]:.2f} s, one forward each {one[0]:.2f} s, ratio "
-        f"{one[0] / batched[0]:.1f} (target 5); largest difference {gap:.1e} nats\n"
-        f"a perfect tree of shared prefixes would compute {tree_share(edits, reader, answer):.0%} of the tokens"
-    )
-
-
-def tree_share(edits: Sequence[Edit], reader: Any, answer: str) -> float:
-    """Distinct prefixes over all tokens: what is left to compute if no prefix is ever computed twice.
-
-    A prefix is its tokens and which of them later ones may not see.
-    """
-    seen, total = set(), 0
-    for edit in edits:
-        text, _ = reader.stub.force(edit.trace.prompt + edit.trace.reasoning, answer)
-        tokens = reader.encode(text)
-        cut = token_spans(tokens.offsets, [edit.trace.spans[i] for i in edit.blocked]).spans
-        prefix = 0
-        for at, token in enumerate(tokens.ids):
-            prefix = hash((prefix, token, any(a <= at < b for a, b in cut)))
-            seen.add(prefix)
-        total += len(tokens.ids)
-    return len(seen) / total
-
-
-def timed(run: Callable[[], Any], *, repeats: int = 5) -> tuple[float, Any]:
-    """Median seconds, and the result."""
-    seconds, result = [], run()
-    for _ in range(repeats):
-        started = time.perf_counter()
-        result = run()
-        seconds.append(time.perf_counter() - started)
-    return float(np.median(seconds)), result
-
-
-def one_each(edits: Sequence[Edit], reader: Any, answer: str) -> np.ndarray:
-    """The same readings, one whole forward an intervention."""
-    return np.array(list(_each(edits, reader, answer)))
-
-
-def _each(edits: Sequence[Edit], reader: Any, answer: str) -> Iterator[float]:
-    for edit in edits:
-        text, start = reader.stub.force(edit.trace.prompt + edit.trace.reasoning, answer)
-        tokens = reader.encode(text)
-        first, end = answer_tokens(tokens.offsets, start)
-        cut = token_spans(tokens.offsets, [edit.trace.spans[i] for i in edit.blocked]).spans
-        hidden = reader.hidden(tokens.ids, TracePass(cut=cut))
-        yield reader.logprob_of(tokens.ids[first:end], hidden[first - 1 : end - 1])
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], None]] = {

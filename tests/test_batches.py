@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from anchors.lab.batches import SKIPPED, batch
+from anchors.lab.batches import HARDLY, SKIPPED, batch
 from anchors.lab.regimes import document, regime_world
 from anchors.lab.train import Recipe, build_model, build_tokenizer
 from anchors.lab.worlds import ROLES, load_world, read_moves
@@ -22,9 +22,9 @@ TINY = Recipe(steps=6, batch=4, layers=1, width=16, heads=2, mlp=32, bfloat16=Fa
 
 def test_batches_depend_on_seed_and_step_only_and_skip_the_prompt():
     tokenizer = build_tokenizer(WORLD, texts=300)
-    ids, labels, forks, chances, roles = batch(tokenizer, TINY, 3)
+    ids, labels, forks, chances, roles, surprises = batch(tokenizer, TINY, 3)
     assert torch.equal(ids, batch(tokenizer, TINY, 3).ids)
-    assert (roles == SKIPPED).all() and forks.shape == (0, 3) and chances.shape == (0,)
+    assert (roles == SKIPPED).all() and (surprises == SKIPPED).all() and forks.shape == (0, 3) and chances.shape == (0,)
     assert not torch.equal(ids, batch(tokenizer, TINY, 4).ids)
     assert not torch.equal(ids, batch(tokenizer, replace(TINY, seed=1), 3).ids)
     think = tokenizer.convert_tokens_to_ids("<think>")
@@ -57,7 +57,7 @@ def test_roles_stand_at_the_last_token_of_their_sentences(name, kind, regime):
     recipe = replace(TINY, world=name, role_layer=1, tokenizer=kind, regime=regime)
     world = regime_world(load_world(name), regime)
     tokenizer = build_tokenizer(load_world(name), kind, texts=300)
-    ids, _, _, _, roles = batch(tokenizer, recipe, 0)
+    ids, *_, roles, _ = batch(tokenizer, recipe, 0)
     told = 0
     for row, role in zip(ids, roles, strict=True):
         ends = (role != SKIPPED).nonzero()[:, 0].tolist()
@@ -106,6 +106,23 @@ def test_a_warm_world_draws_the_traces_and_the_real_one_sets_their_targets():
     assert bool((chances - 0.96).abs().lt(1e-6).any()) and not bool((chances - 0.5 / 9).abs().lt(1e-6).any())
 
 
+@pytest.mark.parametrize(("name", "kind", "regime"), KINDS)
+def test_surprises_are_the_tokens_the_program_would_hardly_ever_have_written(name, kind, regime):
+    recipe = replace(
+        TINY, world=name, exact_steps=6, warm_steps=6, warm_knobs=(("slip", 0.5),), surprise_layer=1, tokenizer=kind,
+        regime=regime,
+    )  # fmt: skip
+    tokenizer = build_tokenizer(load_world(name), kind, texts=300)
+    data, without = batch(tokenizer, recipe, 0), batch(tokenizer, replace(recipe, exact_steps=0), 0)
+    wanted = torch.full_like(data.ids, SKIPPED)
+    for (row, at, token), chance in zip(data.forks.tolist(), data.chances.tolist(), strict=True):
+        if data.ids[row, at] == token:
+            wanted[row, at] = int(chance < HARDLY)
+    assert torch.equal(data.surprises, wanted) and {0, 1} <= set(wanted.unique().tolist())
+    assert torch.equal(without.surprises, wanted) and not len(without.forks)
+    assert torch.equal(without.labels, batch(tokenizer, replace(recipe, exact_steps=0, surprise_layer=0), 0).labels)
+
+
 def test_what_the_program_never_writes_has_no_exact_target():
     recipe = replace(TINY, exact_steps=6, warm_steps=6, knobs=(("slip", 0.0),), warm_knobs=(("slip", 0.9),))
     with pytest.raises(ValueError, match="let exact_steps begin after warm_steps"):
@@ -113,8 +130,8 @@ def test_what_the_program_never_writes_has_no_exact_target():
 
 
 @pytest.mark.parametrize("regime", ["swapped", "shuffled", "invalid(0.5)", "filler", "answer_only"])
-def test_traces_that_are_not_the_worlds_own_have_no_exact_targets_and_no_roles(regime):
+def test_traces_that_are_not_the_worlds_own_have_neither_exact_targets_nor_roles_nor_surprises(regime):
     assert document(WORLD, random.Random(0), regime).written is None
-    recipe = replace(TINY, regime=regime, exact_steps=6, role_layer=1)
+    recipe = replace(TINY, regime=regime, exact_steps=6, role_layer=1, surprise_layer=1)
     data = batch(build_tokenizer(WORLD, texts=300), recipe, 0)
-    assert (data.roles == SKIPPED).all() and not len(data.forks)
+    assert (data.roles == SKIPPED).all() and (data.surprises == SKIPPED).all() and not len(data.forks)

@@ -65,6 +65,10 @@ def test_training_is_deterministic_and_resumes_exactly(tmp_path, monkeypatch):
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     with pytest.raises(ValueError, match=r"another recipe \(seed\)"):
         train(Recipe(**(TINY.__dict__ | {"seed": 1})), tmp_path / "cut")
+    state = load_state(tmp_path / "cut" / CHECKPOINT)
+    del state["recipe"]["surprise_layer"]  # as a checkpoint from before that setting existed
+    torch.save(state, tmp_path / "cut" / CHECKPOINT)
+    train(TINY, tmp_path / "cut", held_out=0)
 
 
 def load_weights(folder):
@@ -73,8 +77,9 @@ def load_weights(folder):
     return load_file(folder / "model.safetensors")
 
 
-def test_readouts_of_inner_layers_add_their_losses_and_reach_no_later_layer():
-    recipe = replace(TINY, layers=3, role_layer=1, early_layer=2)
+@pytest.mark.parametrize("inner", ["role_layer", "surprise_layer"])
+def test_readouts_of_inner_layers_add_their_losses_and_reach_no_later_layer(inner):
+    recipe = replace(TINY, layers=3, early_layer=2, **{inner: 1})
     tokenizer = build_tokenizer(WORLD, texts=300)
     data = batch(tokenizer, recipe, 0)
     learner, plain = Learner(recipe, len(tokenizer)), Learner(replace(TINY, layers=3), len(tokenizer))
@@ -89,7 +94,7 @@ def test_readouts_of_inner_layers_add_their_losses_and_reach_no_later_layer():
     assert all(0 < float(loss) < float("inf") for loss in exact) and not torch.equal(exact[0], tokens)
     without = batch(tokenizer, replace(recipe, regime="swapped", early_layer=0), 0)
     assert float(Learner(replace(recipe, early_layer=0), len(tokenizer)).loss(without)[1].detach()) == 0
-    for name in ("role_layer", "early_layer"):
+    for name in (inner, "early_layer"):
         with pytest.raises(ValueError, match=f"{name} is 4; the model has 3 layers"):
             Learner(replace(recipe, **{name: 4}), len(tokenizer))
 

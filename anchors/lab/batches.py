@@ -5,7 +5,8 @@
 2. Exact targets: at every sentence the program's own moves are told apart token by token. Where several tokens may come
    next (a fork), all of them are targets, each with its probability, in place of the one that was drawn.
 3. The role of a sentence stands at its last token.
-Exact targets and roles need the world's own trace, so documents of other regimes have neither.
+4. A token is a surprise where several might have come and the program would hardly ever have written this one: a slip.
+Exact targets, roles and surprises need the world's own trace, so documents of other regimes have none of them.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 POOL = 8
 SKIPPED = -100  # what a cross-entropy leaves out
+HARDLY = 0.05  # a probability below this makes a surprise
 
 Fork = tuple[int, int, float]
 Pieces = list[tuple[list[int], float]]
@@ -37,13 +39,15 @@ Pieces = list[tuple[list[int], float]]
 
 class Batch(NamedTuple):
     """Token ids; the label of every token whose target is the token itself; at forks all that may stand there, as (row,
-    token, id) and probability; the role of the sentence that ends at a token. SKIPPED where there is none."""
+    token, id) and probability; the role of the sentence that ends at a token; 1 for a token that is a surprise and 0 for one
+    expected among several. SKIPPED where there is none."""
 
     ids: Int[Tensor, "row token"]
     labels: Int[Tensor, "row token"]
     forks: Int[Tensor, "target 3"]
     chances: Float[Tensor, " target"]
     roles: Int[Tensor, "row token"]
+    surprises: Int[Tensor, "row token"]
 
 
 def batch(tokenizer: PreTrainedTokenizerFast, recipe: Recipe, step: int) -> Batch:
@@ -52,12 +56,14 @@ def batch(tokenizer: PreTrainedTokenizerFast, recipe: Recipe, step: int) -> Batc
     warm = step - step % POOL < recipe.warm_steps
     drawn = load_world(recipe.world, **dict(recipe.knobs + recipe.warm_knobs)) if warm else program
     documents = _pool(drawn, recipe, step // POOL)[step % POOL]
-    exact = regime_world(program, recipe.regime) if step >= recipe.steps - recipe.exact_steps else None
+    exact = step >= recipe.steps - recipe.exact_steps
+    told_apart = exact or bool(recipe.surprise_layer)
+    judge = regime_world(program, recipe.regime)
     prompts = tokenizer([d.prompt for d in documents]).input_ids
     rests = tokenizer([d.completion for d in documents]).input_ids
     longest = max(len(prompt) + len(rest) + 1 for prompt, rest in zip(prompts, rests, strict=True))
     ids = torch.full((len(documents), longest), 0)
-    labels, roles = torch.full_like(ids, SKIPPED), torch.full_like(ids, SKIPPED)
+    labels, roles, surprises = (torch.full_like(ids, SKIPPED) for _ in range(3))
     forks: list[tuple[int, int, int]] = []
     chances: list[float] = []
     for row, (prompt, rest) in enumerate(zip(prompts, rests, strict=True)):
@@ -65,18 +71,21 @@ def batch(tokenizer: PreTrainedTokenizerFast, recipe: Recipe, step: int) -> Batc
         ids[row, :end] = torch.tensor([*prompt, *rest, tokenizer.eos_token_id])
         labels[row, start:end] = ids[row, start:end]
         written = documents[row].written
-        if written is None or not (recipe.role_layer or exact is not None):
+        if written is None or not (recipe.role_layer or told_apart):
             continue
         ends = _ends(tokenizer, written)
         if recipe.role_layer:
             for at, move in zip(ends, written.moves, strict=True):
                 roles[row, start + at - 1] = ROLES.index(move.role)
-        if exact is not None:
-            for at, token, chance in _forks(tokenizer, written, ends, exact, rest):
+        for at, token, chance in _forks(tokenizer, written, ends, judge, rest) if told_apart else ():
+            if token == rest[at]:
+                surprises[row, start + at] = int(chance < HARDLY)
+            if exact:
                 labels[row, start + at] = SKIPPED
                 forks.append((row, start + at, token))
                 chances.append(chance)
-    return Batch(ids, labels, torch.tensor(forks, dtype=torch.long).reshape(-1, 3), torch.tensor(chances), roles)
+    targets = torch.tensor(forks, dtype=torch.long).reshape(-1, 3)
+    return Batch(ids, labels, targets, torch.tensor(chances), roles, surprises)
 
 
 @lru_cache(maxsize=2)

@@ -18,7 +18,7 @@ from typing import Any, Final
 import torch
 
 from anchors.lab.regimes import document, parse_regime, regime_world
-from anchors.lab.train import CHECKPOINT, Recipe, answer_stub, load_state, sampling_of, train
+from anchors.lab.train import CHECKPOINT, READOUTS, Recipe, answer_stub, load_state, sampling_of, train
 from anchors.lab.worlds import hashable
 
 CALIBRATED: Final = ("normal", "draft")
@@ -143,7 +143,7 @@ def changed(recipe: Recipe, **changes: Any) -> Recipe:
     found = replace(recipe, **changes)
     share = found.steps / recipe.steps
     phases = {name: round(share * getattr(recipe, name)) for name in ("warm_steps", "exact_steps")}
-    layers = {name: min(found.layers, getattr(recipe, name)) for name in ("role_layer", "early_layer")}
+    layers = {name: min(found.layers, getattr(recipe, name)) for name in READOUTS}
     if (found.world, found.knobs) != (recipe.world, recipe.knobs):
         phases["warm_steps"] = 0
         found = replace(found, warm_knobs=())

@@ -45,6 +45,7 @@ SPECIAL = ("<pad>", "<eos>", "<think>", "</think>")
 CHECKPOINT = "checkpoint.pt"
 _JUNK = (LookupError, AttributeError, TypeError, AssertionError)  # what torch raises on bytes that are no checkpoint
 STATE = {"recipe", "step", "seconds", "learner", "optimisers"}
+READOUTS = ("early_layer", "surprise_layer", "role_layer")
 EARLY = 0.5  # weight of the early readout's loss
 
 
@@ -54,8 +55,8 @@ class Recipe:
 
     `knobs` are those of the world; in the first `warm_steps` steps `warm_knobs` replace some of them. In the last `exact_steps`
     steps the targets are the program's exact distributions. `regime` is a name or mixture of `anchors.lab.regimes`,
-    `tokenizer` "bpe" or "char". `role_layer` and `early_layer`: layers below the readout of roles, and below an early one of the
-    next token; 0 for none.
+    `tokenizer` "bpe" or "char". `early_layer`, `surprise_layer` and `role_layer`: layers below an early readout of the next token,
+    of surprises and of roles; 0 for none.
     """
 
     world: str = "expression"
@@ -79,6 +80,7 @@ class Recipe:
     exact_steps: int = 0
     role_layer: int = 0
     early_layer: int = 0
+    surprise_layer: int = 0
 
     @property
     def program(self) -> World:
@@ -87,31 +89,39 @@ class Recipe:
 
 
 class Learner(torch.nn.Module):
-    """A model with what is learned along with it and thrown away: the readout of roles, and that of the next token early on."""
+    """A model with what is learned along with it and thrown away: early readouts of the next token, of surprises and of roles."""
 
     def __init__(self, recipe: Recipe, vocabulary: int) -> None:
         super().__init__()
-        for name in ("role_layer", "early_layer"):
+        for name in READOUTS:
             if not 0 <= getattr(recipe, name) <= recipe.layers:
                 raise ValueError(f"{name} is {getattr(recipe, name)}; the model has {recipe.layers} layers")
         self.model = build_model(recipe, vocabulary)
         self.role_layer, self.early_layer = recipe.role_layer, recipe.early_layer
+        self.surprise_layer = recipe.surprise_layer
         self.readout = torch.nn.Linear(recipe.width, len(ROLES)) if recipe.role_layer else None
+        self.surprise_readout = torch.nn.Linear(recipe.width, 2) if recipe.surprise_layer else None
 
     def loss(self, data: Batch) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy of the tokens, and what the readouts of inner layers add to it."""
-        inner = bool(self.role_layer or self.early_layer)
+        inner = bool(self.role_layer or self.early_layer or self.surprise_layer)
         found = self.model(input_ids=data.ids, output_hidden_states=inner)
         tokens = _cross_entropy(found.logits.float(), data)
         extra = torch.zeros_like(tokens)
         if self.readout is not None:
-            hidden = found.hidden_states[self.role_layer]
-            told = self.readout(F.rms_norm(hidden, hidden.shape[-1:])).float()
-            extra = extra + _summed(told, data.roles) / (data.roles != SKIPPED).sum().clamp(min=1)
+            extra = extra + _read(self.readout, found.hidden_states[self.role_layer], data.roles)
+        if self.surprise_readout is not None:
+            extra = extra + _read(self.surprise_readout, found.hidden_states[self.surprise_layer], data.surprises)
         if self.early_layer:
             early = self.model.lm_head(self.model.model.norm(found.hidden_states[self.early_layer]))
             extra = extra + EARLY * _cross_entropy(early.float(), data)
         return tokens, extra
+
+
+def _read(readout: torch.nn.Linear, hidden: Tensor, wanted: Tensor) -> Tensor:
+    """Mean loss of what a linear readout of normalised hidden states tells."""
+    told = readout(F.rms_norm(hidden, hidden.shape[-1:])).float()
+    return _summed(told, wanted) / (wanted != SKIPPED).sum().clamp(min=1)
 
 
 def _cross_entropy(logits: Tensor, data: Batch) -> Tensor:
@@ -315,8 +325,9 @@ def _resume(path: Path, recipe: Recipe, learner: Learner, optimisers: list[torch
     if not path.exists():
         return 0, 0.0
     state = load_state(path, learner.model.device)
-    if state["recipe"] != asdict(recipe):
-        changed = {k for k, v in asdict(recipe).items() if state["recipe"].get(k) != v}
+    saved = asdict(Recipe()) | state["recipe"]  # settings younger than the checkpoint had their defaults
+    if saved != asdict(recipe):
+        changed = {k for k, v in asdict(recipe).items() if saved[k] != v}
         raise ValueError(f"{path} was trained with another recipe ({', '.join(sorted(changed))}); use another folder")
     learner.load_state_dict(state["learner"])
     for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
