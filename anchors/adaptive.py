@@ -2,7 +2,9 @@
 
 1. A sweep is a number of rollouts at every boundary; a round raises some of them, as a function of the rollouts below them.
 2. Samples are numbered from 0, so the store tells which rollouts of a round are missing, whatever the order they came in.
-3. Nothing else is kept: after a kill the same decisions are made again from the same rollouts.
+3. A rollout's answer is read from its whole text. Scores read it from what follows a boundary: that differs only where a
+   sentence of the trace itself states an answer and the rollout that repeats it gives none of its own.
+4. Nothing else is kept: after a kill the same decisions are made again from the same rollouts.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@
    part of the full sweep's rollouts; a second full sweep of other rollouts says how well a full sweep finds its own anchors
    again, which is the most any method can be expected to find of them.
 2. Null: in that world nothing matters, so a trace with an anchor is a false discovery.
-3. Replay: full sweeps of the shipped models, of which an adaptive run is shown what it asks for.
+3. Replay: full sweeps of the shipped models, of which an adaptive run is shown what it asks for. Large, false and covered
+   are still the world's own truth, so what a model has not learned counts as error there.
 4. `--bill`: predicted against real tokens and time, on settings the bill has not seen.
 5. `--end-to-end`: time to the anchors against Hugging Face `generate`, n rollouts a prefix, on the same weights in the same
    run; it is timed on a random part of the boundaries, and scaled to all by their number.
@@ -171,8 +172,8 @@ def report(what: str, found: Iterator[Row]) -> None:
         f"{share(sums['large_full'], sums['large'])}\n"
         f"  full sweep's anchors found: {share(sums['again'], sums['reference'])}; by a second full sweep "
         f"{share(sums['second'], sums['reference'])}\n"
-        f"  anchors named: {sums['named']}, false discovery rate {np.mean(fdr):.4f} (exact importance 0)\n"
-        f"  coverage of the intervals at stopping: {sums['inside'] / len(table):.4f} (mean over traces)",
+        f"  anchors named: {sums['named']}, false discovery rate {np.mean(fdr):.4f} (the world's exact importance 0)\n"
+        f"  coverage of the world's exact importance at stopping: {sums['inside'] / len(table):.4f} (mean over traces)",
         flush=True,
     )
 

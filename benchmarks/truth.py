@@ -190,15 +190,11 @@ def topped_up(
     same = same_event(world)
     more = seek_alternatives(run, model, wanted=options.alternatives, similarity=same)
     tried = Rollouts(run.store, run.trace, kind=FIRST).cost().tokens + more.cost().tokens
-    for n in (25, options.n):
-        plain = first(run, n)
-        generated = plain.cost().tokens + tried
-        for reuse in (False, True):
-            scores = counterfactual_importance(plain, similarity=same, reuse=reuse, alternatives=more)
-            row = Row(
-                grade(scores.values, planted), generated, generated + tokens, inside(scores, planted.counterfactual)
-            )
-            yield f"counterfactual, n = {n}, {options.alternatives} alternatives{', reuse' if reuse else ''}", row
+    generated = run.cost().tokens + tried
+    for reuse in (False, True):
+        scores = counterfactual_importance(run, similarity=same, reuse=reuse, alternatives=more)
+        row = Row(grade(scores.values, planted), generated, generated + tokens, inside(scores, planted.counterfactual))
+        yield f"counterfactual, n = {options.n}, {options.alternatives} alternatives{', reuse' if reuse else ''}", row
 
 
 def other_filters(planted: Planted, run: Rollouts, words: str, tokens: int) -> Iterator[tuple[str, Row]]:

@@ -123,9 +123,32 @@ def test_surprises_are_the_tokens_the_program_would_hardly_ever_have_written(nam
     assert torch.equal(without.labels, batch(tokenizer, replace(recipe, exact_steps=0, surprise_layer=0), 0).labels)
 
 
+def test_states_the_warm_world_made_its_own_way_are_read_by_the_program():
+    """Without a check the warm world is at its end after "That leaves 7.", where the program still may check."""
+    recipe = replace(TINY, exact_steps=6, warm_steps=6, warm_knobs=(("check", 0.0),))
+    tokenizer = build_tokenizer(WORLD, texts=300)
+    data = batch(tokenizer, recipe, 0)
+    check = tokenizer(" Let").input_ids[0]
+    last = [row.tolist().index(tokenizer.convert_tokens_to_ids("</think>")) for row in data.ids]
+    due = {(row, at - 1): {} for row, at in enumerate(last)}  # the line break before the closing tag
+    for (row, at, token), chance in zip(data.forks.tolist(), data.chances.tolist(), strict=True):
+        if (row, at) in due:
+            due[row, at][token] = chance
+    assert [chances.get(check) for chances in due.values()] == pytest.approx([0.4] * len(last))
+
+
+def test_every_document_of_a_mixture_is_judged_by_the_program_that_wrote_it():
+    recipe = replace(TINY, batch=16, regime="0.5 normal + 0.5 draft", exact_steps=6, warm_steps=6)
+    tokenizer = build_tokenizer(WORLD, texts=300)
+    data = batch(tokenizer, replace(recipe, warm_knobs=(("slip", 0.5),)), 0)
+    drafts = ["We need" not in tokenizer.decode(row) for row in data.ids]
+    forked = {row for row, *_ in data.forks.tolist()}
+    assert any(drafts) and not all(drafts) and forked == set(range(16))
+
+
 def test_what_the_program_never_writes_has_no_exact_target():
     recipe = replace(TINY, exact_steps=6, warm_steps=6, knobs=(("slip", 0.0),), warm_knobs=(("slip", 0.9),))
-    with pytest.raises(ValueError, match="let exact_steps begin after warm_steps"):
+    with pytest.raises(ValueError, match="let exact_steps begin after the warm-up"):
         batch(build_tokenizer(WORLD, texts=300), recipe, 0)
 
 

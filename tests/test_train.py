@@ -95,8 +95,8 @@ def test_readouts_of_inner_layers_add_their_losses_and_reach_no_later_layer(inne
     without = batch(tokenizer, replace(recipe, regime="swapped", early_layer=0), 0)
     assert float(Learner(replace(recipe, early_layer=0), len(tokenizer)).loss(without)[1].detach()) == 0
     for name in (inner, "early_layer"):
-        with pytest.raises(ValueError, match=f"{name} is 4; the model has 3 layers"):
-            Learner(replace(recipe, **{name: 4}), len(tokenizer))
+        with pytest.raises(ValueError, match=f"{name} is 3; it is an inner one of 3 layers"):
+            Learner(replace(recipe, **{name: 3}), len(tokenizer))
 
 
 def test_a_changed_recipe_keeps_the_shares_of_its_phases_and_leaves_out_what_was_made_for_another_world():
@@ -104,10 +104,14 @@ def test_a_changed_recipe_keeps_the_shares_of_its_phases_and_leaves_out_what_was
     assert changed(recipe) == recipe and changed(recipe, seed=5) == replace(recipe, seed=5)
     half = changed(recipe, steps=recipe.steps // 2, layers=1)
     assert (half.warm_steps, half.exact_steps) == (recipe.warm_steps // 2, recipe.exact_steps // 2)
-    assert half.warm_knobs == recipe.warm_knobs and half.role_layer == half.early_layer == 1
+    assert half.warm_knobs == recipe.warm_knobs and half.role_layer == half.early_layer == 0
+    assert changed(recipe, layers=3).role_layer == 2
     for change in ({"world": "recall"}, {"knobs": (("slip", 0.0),)}):
         other = changed(recipe, **change)
         assert other.warm_knobs == () and other.warm_steps == 0 and other.exact_steps == recipe.exact_steps
+    warm = {"warm_knobs": (("slip", 0.2),), "warm_steps": 80}
+    kept = changed(recipe, world="alchemy", **warm)
+    assert (kept.warm_knobs, kept.warm_steps) == tuple(warm.values())
 
 
 @pytest.mark.slow

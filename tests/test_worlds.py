@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -41,6 +42,33 @@ def test_every_world_keeps_its_promises(name, form, seed):
     assert [text.strip() for text in texts] == [move.text for move in written.moves]
     assert read(world, problem, texts) == list(written.states)
     assert sum(answer_distribution(world, written.states[0]).values()) == pytest.approx(1)
+
+
+PROBABILITIES = [
+    (name, field.name, value)
+    for name in WORLDS
+    for field in fields(load_world(name))
+    for value in (0.0, 1.0)
+    if isinstance(getattr(load_world(name), field.name), float)
+]
+
+
+@pytest.mark.parametrize(("name", "knob", "value"), PROBABILITIES)
+def test_a_knob_of_0_or_1_leaves_no_sentence_without_a_chance(name, knob, value):
+    try:
+        world = load_world(name, **{knob: value})
+    except ValueError as error:  # some knobs exclude an end, and say so
+        assert knob in str(error)
+        return
+    for seed in range(5):
+        rng = random.Random(seed)
+        for state in write(world, world.problem(rng), rng).states:
+            assert all(move.probability > 0 for move in world.moves(state))
+
+
+def test_knobs_are_taken_together_in_any_order():
+    world = load_world("recall", tasks=(4,), length=(9, 12))
+    assert world == load_world("recall", length=(9, 12), tasks=(4,)) and (world.tasks, world.length) == ((4,), (9, 12))
 
 
 def simulated(world, state, n, rng):

@@ -23,14 +23,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from anchors.lab.regimes import Document, document, regime_world
-from anchors.lab.worlds import ROLES, World, Written, continuations, load_world
+from anchors.lab.regimes import Document, document
+from anchors.lab.worlds import ROLES, Drafted, World, Written, continuations, load_world, read
 
 if TYPE_CHECKING:
     from anchors.lab.train import Recipe
 
 POOL = 8
 SKIPPED = -100  # what a cross-entropy leaves out
+NEVER = (
+    "a trace drawn with warm_knobs holds what the program with its own knobs never writes, so nothing says what else might "
+    "have come; change warm_knobs, or leave surprise_layer out and let exact_steps begin after the warm-up (whole pools of 8)"
+)
 HARDLY = 0.05  # a probability below this makes a surprise
 
 Fork = tuple[int, int, float]
@@ -58,7 +62,6 @@ def batch(tokenizer: PreTrainedTokenizerFast, recipe: Recipe, step: int) -> Batc
     documents = _pool(drawn, recipe, step // POOL)[step % POOL]
     exact = step >= recipe.steps - recipe.exact_steps
     told_apart = exact or bool(recipe.surprise_layer)
-    judge = regime_world(program, recipe.regime)
     prompts = tokenizer([d.prompt for d in documents]).input_ids
     rests = tokenizer([d.completion for d in documents]).input_ids
     longest = max(len(prompt) + len(rest) + 1 for prompt, rest in zip(prompts, rests, strict=True))
@@ -77,7 +80,7 @@ def batch(tokenizer: PreTrainedTokenizerFast, recipe: Recipe, step: int) -> Batc
         if recipe.role_layer:
             for at, move in zip(ends, written.moves, strict=True):
                 roles[row, start + at - 1] = ROLES.index(move.role)
-        for at, token, chance in _forks(tokenizer, written, ends, judge, rest) if told_apart else ():
+        for at, token, chance in _forks(tokenizer, written, ends, program, rest) if told_apart else ():
             if token == rest[at]:
                 surprises[row, start + at] = int(chance < HARDLY)
             if exact:
@@ -116,7 +119,13 @@ def _forks(
     Raises:
         ValueError: it does.
     """
-    for k, (state, (start, end)) in enumerate(zip(written.states, pairwise([0, *ends, len(rest)]), strict=True)):
+    program = Drafted(program) if isinstance(written.world, Drafted) else program
+    states = written.states
+    if written.world != program:  # its states may hold what its own knobs made of them
+        states = read(program, written.problem, [move.text for move in written.moves])
+    if len(states) != len(written.states):
+        raise ValueError(NEVER)
+    for k, (state, (start, end)) in enumerate(zip(states, pairwise([0, *ends, len(rest)]), strict=True)):
         due = continuations(program, state, first=k == 0)
         yield from _told_apart([(_ids(tokenizer, text), p) for text, p in due.items()], rest[start:end], start)
 
@@ -124,10 +133,7 @@ def _forks(
 def _told_apart(left: Pieces, written: list[int], start: int) -> Iterator[Fork]:
     """The tokens of one sentence at which those that may be written part, each with its share of what is left there."""
     if all(ids != written for ids, _ in left):
-        raise ValueError(
-            "a trace drawn with warm_knobs holds what the program with its own knobs never writes, so it has no exact "
-            "targets; let exact_steps begin after warm_steps, or change warm_knobs"
-        )
+        raise ValueError(NEVER)
     for at, token in enumerate(written):
         if len(left) < 2:
             return

@@ -143,10 +143,10 @@ def changed(recipe: Recipe, **changes: Any) -> Recipe:
     found = replace(recipe, **changes)
     share = found.steps / recipe.steps
     phases = {name: round(share * getattr(recipe, name)) for name in ("warm_steps", "exact_steps")}
-    layers = {name: min(found.layers, getattr(recipe, name)) for name in READOUTS}
+    layers = {name: min(found.layers - 1, getattr(recipe, name)) for name in READOUTS}
     if (found.world, found.knobs) != (recipe.world, recipe.knobs):
         phases["warm_steps"] = 0
-        found = replace(found, warm_knobs=())
+        found = replace(found, warm_knobs=changes.get("warm_knobs", ()))
     return replace(found, **(phases | layers | {k: v for k, v in changes.items() if k in phases | layers}))
 
 
@@ -174,7 +174,7 @@ def write_card(recipe: Recipe, folder: Path, *, problems: int = 400, traces: int
     regimes = {term.regime for term in parse_regime(recipe.regime)}
     if regimes <= set(RIGHT):
         found["ceiling"] = 1.0
-    if regimes <= set(CALIBRATED):
+    if recipe.regime in CALIBRATED:  # a mixture of the two has no one program to be compared with
         found |= calibration(model, program, traces=traces, n=n)._asdict()
         found |= self_checks(model, program, checks=problems // 4)._asdict()
     found |= trace_use(model, program, problems=problems // 3)._asdict()

@@ -53,10 +53,10 @@ EARLY = 0.5  # weight of the early readout's loss
 class Recipe:
     """Everything that determines a trained model; `seed` fixes initial weights and data.
 
-    `knobs` are those of the world; in the first `warm_steps` steps `warm_knobs` replace some of them. In the last `exact_steps`
-    steps the targets are the program's exact distributions. `regime` is a name or mixture of `anchors.lab.regimes`,
-    `tokenizer` "bpe" or "char". `early_layer`, `surprise_layer` and `role_layer`: layers below an early readout of the next token,
-    of surprises and of roles; 0 for none.
+    `knobs` are those of the world; in the first `warm_steps` steps (whole pools of eight) `warm_knobs` replace some of them. In
+    the last `exact_steps` steps the targets are the program's exact distributions. `regime` is a name or mixture of
+    `anchors.lab.regimes`, `tokenizer` "bpe" or "char". `early_layer`, `surprise_layer` and `role_layer`: layers below an early
+    readout of the next token, of surprises and of roles; 0 for none.
     """
 
     world: str = "expression"
@@ -94,8 +94,10 @@ class Learner(torch.nn.Module):
     def __init__(self, recipe: Recipe, vocabulary: int) -> None:
         super().__init__()
         for name in READOUTS:
-            if not 0 <= getattr(recipe, name) <= recipe.layers:
-                raise ValueError(f"{name} is {getattr(recipe, name)}; the model has {recipe.layers} layers")
+            if not 0 <= getattr(recipe, name) < recipe.layers:
+                raise ValueError(
+                    f"{name} is {getattr(recipe, name)}; it is an inner one of {recipe.layers} layers, 0 for none"
+                )
         self.model = build_model(recipe, vocabulary)
         self.role_layer, self.early_layer = recipe.role_layer, recipe.early_layer
         self.surprise_layer = recipe.surprise_layer
@@ -127,7 +129,7 @@ def _read(readout: torch.nn.Linear, hidden: Tensor, wanted: Tensor) -> Tensor:
 def _cross_entropy(logits: Tensor, data: Batch) -> Tensor:
     """Mean over the tokens of the loss: of the one written, or of all that may stand there by their probabilities."""
     row, at, token = data.forks.T
-    several = F.cross_entropy(logits[row, at - 1], token, reduction="none") @ data.chances
+    several = (F.cross_entropy(logits[row, at - 1], token, reduction="none") * data.chances).sum()
     tokens = (data.labels != SKIPPED).sum() + data.chances.sum()
     return (_summed(logits[:, :-1], data.labels[:, 1:]) + several) / tokens
 

@@ -97,6 +97,7 @@ class World(Protocol):
 class Written:
     """A trace as its world wrote it: `states[i]` is the state before sentence i, `states[-1]` after the last one."""
 
+    world: World
     problem: Any
     moves: tuple[Move, ...]
     states: tuple[Any, ...]
@@ -128,12 +129,14 @@ def load_world(name: str, **knobs: Any) -> World:
         raise ValueError(f"no format is called {form!r}; the formats are {', '.join(FORMATS)}")
     world = import_module(f"anchors.lab.worlds.{name}").WORLD
     known = [field.name for field in fields(world) if field.name != "name"]
+    given = {}
     for knob, value in knobs.items():
         if knob not in known:
             raise ValueError(f"`{name}` has no knob {knob!r}; its knobs are {', '.join(known)}")
         default = getattr(world, knob)
         _check_knob(name, knob, value, default)
-        world = replace(world, **{knob: float(value) if isinstance(default, float) else value})
+        given[knob] = float(value) if isinstance(default, float) else value
+    world = replace(world, **given)
     return Drafted(world) if form == "draft" else world
 
 
@@ -266,7 +269,7 @@ def write(world: World, problem: Any, rng: random.Random, *, state: Any = None) 
         if move.text:
             moves.append(move)
             states.append(state)
-    return Written(problem, tuple(moves), tuple(states), state)
+    return Written(world, problem, tuple(moves), tuple(states), state)
 
 
 def read_moves(world: World, problem: Any, sentences: Sequence[str]) -> list[Move]:
@@ -288,6 +291,11 @@ def read(world: World, problem: Any, sentences: Sequence[str]) -> list[Any]:
     The result has `len(sentences) + 1` states when every sentence is one the world could have written there.
     """
     return [world.start(problem), *(move.state for move in read_moves(world, problem, sentences))]
+
+
+def possible(moves: Sequence[Move]) -> tuple[Move, ...]:
+    """The moves that may come: knobs of 0 and 1 leave some without a chance."""
+    return tuple(move for move in moves if move.probability > 0)
 
 
 def scaled(moves: Sequence[Move], weight: float) -> tuple[Move, ...]:

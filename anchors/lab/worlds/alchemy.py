@@ -34,7 +34,7 @@ from functools import lru_cache
 from itertools import product
 from typing import Final
 
-from anchors.lab.worlds import Move, either, perturbed
+from anchors.lab.worlds import Move, either, perturbed, possible
 
 Element = tuple[str, ...]
 Operations = tuple[str, ...]
@@ -168,7 +168,7 @@ def _moves(world: AlchemyWorld, state: State) -> tuple[Move, ...]:
         return ()
     phases = {"setup": _setup, "opening": _opening, "order": _order, "rule": _rule, "compute": _compute}
     phases |= {"between": _between, "restart": _restart, "finish": _finish, "verdict": _verdict}
-    return phases[state.phase](world, state)
+    return possible(phases[state.phase](world, state))
 
 
 def _setup(world: AlchemyWorld, state: State) -> tuple[Move, ...]:

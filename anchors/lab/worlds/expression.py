@@ -30,7 +30,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
-from anchors.lab.worlds import Move, either, perturbed
+from anchors.lab.worlds import Move, either, perturbed, possible
 
 Expression = tuple[Any, ...]
 
@@ -162,7 +162,7 @@ def _moves(world: ExpressionWorld, state: State) -> tuple[Move, ...]:
     phases = {"setup": _setup, "filler": _opening, "plan": _plan, "compute": _compute, "again": _again}
     phases |= {"consolidate": _consolidate, "between": _between, "ready": _ready, "restart": _restart}
     phases |= {"finish": _finish, "verdict": _verdict}
-    return phases[state.phase](world, state)
+    return possible(phases[state.phase](world, state))
 
 
 def _setup(world: ExpressionWorld, state: State) -> tuple[Move, ...]:

@@ -38,7 +38,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from anchors.lab.mazes import DIRECTIONS, GENERATORS, Cell, Maze, draw_maze, manhattan, neighbours, optimal_length
-from anchors.lab.worlds import Move, either, perturbed
+from anchors.lab.worlds import Move, either, perturbed, possible
 
 _PROMPT: Final = re.compile(
     r"Go from (\d+ \d+) to (\d+ \d+) on a (\d+) by \3 grid "
@@ -179,7 +179,7 @@ def _moves(world: MazeWorld, state: State) -> tuple[Move, ...]:
         return ()
     phases = {"setup": _setup, "pick": _pick, "create": _create, "plan": _plan}
     phases |= {"finish": _finish, "verdict": _verdict, "restart": _restart}
-    return phases[state.phase](world, state)
+    return possible(phases[state.phase](world, state))
 
 
 def _fact(cell: Cell) -> str:

@@ -20,7 +20,7 @@ import re
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from anchors.lab.worlds import Move, either
+from anchors.lab.worlds import Move, either, possible
 
 FILLERS = ("Okay, let me think.", "Let me take it slowly.", "This needs some care.", "Let me keep going.")
 USUAL = "Now go on from there."
@@ -95,7 +95,7 @@ def _moves(world: NullWorld, state: State) -> tuple[Move, ...]:
     if state.written < shortest:
         return _sentences(world, state)
     stop = 1.0 if state.written >= longest else world.stop
-    return either(_answers(world, state), stop, lambda: _sentences(world, state))
+    return possible(either(_answers(world, state), stop, lambda: _sentences(world, state)))
 
 
 def _answers(world: NullWorld, state: State) -> tuple[Move, ...]:

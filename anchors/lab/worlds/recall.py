@@ -33,7 +33,7 @@ from functools import lru_cache
 from itertools import islice, pairwise
 from typing import Final
 
-from anchors.lab.worlds import Move, either, perturbed
+from anchors.lab.worlds import Move, either, perturbed, possible
 
 Fact = tuple[str, str]
 Facts = tuple[Fact, ...]
@@ -188,7 +188,7 @@ def _moves(world: RecallWorld, state: State) -> tuple[Move, ...]:
         return ()
     phases = {"setup": _setup, "opening": _opening, "decoy": _decoy, "recall": _recall, "doubt": _doubt}
     phases |= {"next": _next, "finish": _finish, "verdict": _verdict, "restart": _restart, "last": _last}
-    return phases[state.phase](world, state)
+    return possible(phases[state.phase](world, state))
 
 
 def _setup(world: RecallWorld, state: State) -> tuple[Move, ...]:
