@@ -120,14 +120,41 @@ WATCHFUL: Final = Recipe(
 slipped. So they come often until the learning rate falls, and the readout of roles says where they are; from then on the
 program's own distributions are the targets."""
 
+ALERT: Final = Recipe(
+    layers=5,
+    width=112,
+    mlp=448,
+    steps=3500,
+    warm_knobs=(("slip", 0.4), ("check", 1.0)),
+    warm_steps=2000,
+    exact_steps=3500,
+    early_layer=2,
+    surprise_layer=3,
+    role_layer=4,
+)
+"""`WATCHFUL` with exact targets from the start, so that slips may be as common as right steps without their being learned as
+such, and with a readout of surprises: at a self-check the model then sees slips after 500 steps, not after 1,000."""
+
 RECIPES: Final[dict[str, Recipe]] = {
     "reasoner": WATCHFUL,
-    "reasoner-b": Recipe(seed=1, layers=5, width=112, heads=4, mlp=448, steps=6000),
+    "reasoner-b": replace(ALERT, seed=1),
     "reasoner-char": Recipe(seed=2, tokenizer="char", context=2048, steps=8500, batch=16),
     "drafter": Recipe(seed=3, regime="draft"),
     "swapped": Recipe(seed=4, regime="swapped", steps=3000),
     "answer-only": Recipe(seed=5, regime="answer_only", batch=128, steps=4000),
-    "alchemist": Recipe(world="alchemy", seed=6),
+    "alchemist": replace(
+        ALERT,
+        world="alchemy",
+        seed=6,
+        layers=6,
+        steps=4000,
+        warm_knobs=(("slip", 0.5), ("check", 1.0)),
+        warm_steps=2400,
+        exact_steps=4000,
+        early_layer=3,
+        surprise_layer=4,
+        role_layer=5,
+    ),
     "null": Recipe(world="null", seed=7, layers=2, width=64, heads=2, mlp=256, context=256, steps=1500),
     **LADDER,
 }
