@@ -67,7 +67,7 @@ bench-transfer: $(VENV)/.dev  ## planted pairs, nulls, compression, shift and co
 	$(BIN)/python benchmarks/transfer.py
 
 MODEL ?= $(notdir $(wildcard anchors/lab/zoo/*))
-zoo: $(VENV)/.base  ## retrain the shipped models, or MODEL=NAME (10 to 60 minutes each on one core; continues when stopped)
+zoo: $(VENV)/.base  ## retrain the shipped models, or MODEL=NAME (1 to 90 minutes each on one core; continues when stopped)
 	set -e; for name in $(MODEL); do $(BIN)/anchors lab train anchors/lab/zoo/$$name --recipe $$name; done
 
 clean:
