@@ -49,8 +49,7 @@ CLAIM: Final = Claim(
     "at or below 0; else, or where the gate of the unshifted run is shut, inconclusive",
     shows="whether single sentences the writer's answer hung on move a like model too, and whether they do so less where the "
     "problem is outside the reader's training",
-    does_not_show="transfer between models of different training data, or of anchors read from the finished trace (forced "
-    "answers hang on no single sentence of these traces)",
+    does_not_show="transfer between models of different training data, or of anchors read from the finished trace",
 )
 UNSHIFTED: Final = "d in the reader, unshifted"
 LOSS: Final = "slope of the loss a level of shift"
