@@ -1,6 +1,6 @@
 """The recipes of the shipped models, and the card that says what each of them learned.
 
-1. The large models (1.1 M parameters) learn whole worlds; each takes 10 to 60 minutes on one core.
+1. The large models (1.1 M parameters) learn whole worlds; each takes 10 to 90 minutes on one core.
 2. The ladder are small models (0.2 M) for the experiments, of one recipe a world, differing in regime, task or seed; each
    takes 1 to 5 minutes. Its worlds make no mistakes, so that the targets of all regimes have one ceiling; `mini-restricted`,
    `mini-restricted-three` and `mini-small` learn the default programs of their worlds.
