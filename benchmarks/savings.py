@@ -35,6 +35,7 @@ from anchors.stats import cluster_bootstrap, wilson_interval
 from anchors.stopping import Anchors
 
 SHORTEST = 6
+MODELS = {"expression": "lab/reasoner", "alchemy": "lab/alchemist"}
 FIRST_SEED = 10_000
 """Traces the rule's defaults were not chosen on (those had seeds below 100)."""
 
@@ -65,6 +66,7 @@ def main() -> None:
     parser.add_argument("--rules", type=int, default=4, help="how many settings of the rule, the default first")
     parser.add_argument("--hugging-face", type=int, default=12, help="boundaries Hugging Face is timed on, end to end")
     parser.add_argument("--end-to-end-traces", type=int, default=16)
+    parser.add_argument("--end-to-end-world", default="expression", choices=sorted(MODELS), help="whose model is timed")
     parser.add_argument("--bill", action="store_true", help="only the bill")
     parser.add_argument("--end-to-end", action="store_true", help="only the time against Hugging Face generate")
     options = parser.parse_args()
@@ -88,7 +90,7 @@ def planted(name: str, options: argparse.Namespace) -> None:
         report(
             f"{name}, world's own rollouts, {stop_words(stop)}", rows(traces, WorldModel(world), world, stop, options)
         )
-    model = load_model({"expression": "lab/reasoner", "alchemy": "lab/alchemist"}[name])
+    model = load_model(MODELS[name])
     few = traces[: options.replays]
     report(f"{name}, replay of {model.name}, {stop_words(Anchors())}", rows(few, model, world, Anchors(), options))
     print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
@@ -252,8 +254,9 @@ def end_to_end(options: argparse.Namespace) -> None:
     from anchors.models import ZOO
 
     traces, boundaries = options.end_to_end_traces, options.hugging_face
-    model, world = load_model("lab/reasoner"), load_world("expression")
-    plain = AutoModelForCausalLM.from_pretrained(ZOO / "reasoner", attn_implementation="sdpa").eval()
+    name = MODELS[options.end_to_end_world]
+    model, world = load_model(name), load_world(options.end_to_end_world)
+    plain = AutoModelForCausalLM.from_pretrained(ZOO / name.removeprefix("lab/"), attn_implementation="sdpa").eval()
     chosen = list(long_traces(world, traces))
     resample(chosen[0], model, n=2, seed=99, progress=False)
     started = time.perf_counter()
