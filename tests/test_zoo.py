@@ -83,22 +83,23 @@ def test_a_calibration_is_reproduced_on_a_small_sample(name):
     assert found.tv <= found.tv_floor + card["evaluation"]["tv"] + 0.05
 
 
-NEAR = ("reasoner", "reasoner-b", "alchemist")
+NEAR = {"reasoner": 0.98, "reasoner-b": 0.9, "alchemist": 0.95}
+"""The least probability of the right verdict after a slip."""
 
 
-@pytest.mark.parametrize("name", NEAR)
-def test_a_model_is_as_near_to_its_program_as_its_rollouts_can_tell_and_notices_slips(name):
+@pytest.mark.parametrize(("name", "finds_slip"), NEAR.items())
+def test_a_model_is_as_near_to_its_program_as_its_rollouts_can_tell_and_notices_slips(name, finds_slip):
     figures = card_of(name)["evaluation"]
     assert figures["steps_right"] >= figures["steps_ceiling"] - 0.01 and figures["gold"] >= figures["ceiling"] - 0.02
     assert figures["tv"] <= figures["tv_floor"] + 0.005 and figures["tv_high"] < 0.05
-    assert figures["finds_slip"] >= 0.9 and figures["passes_right"] >= 0.98
+    assert figures["finds_slip"] >= finds_slip and figures["passes_right"] >= 0.98
 
 
 @pytest.mark.parametrize("name", NEAR)
 def test_verdicts_of_self_checks_are_reproduced_on_a_small_sample(name):
     card = card_of(name)
     found = self_checks(load_model(f"lab/{name}"), program_of(card), checks=16, seed=1)
-    assert found.finds_slip == pytest.approx(card["evaluation"]["finds_slip"], abs=0.1)
+    assert found.finds_slip == pytest.approx(card["evaluation"]["finds_slip"], abs=0.05)
     assert found.passes_right == pytest.approx(card["evaluation"]["passes_right"], abs=0.05)
 
 

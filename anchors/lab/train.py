@@ -332,8 +332,8 @@ def _resume(path: Path, recipe: Recipe, learner: Learner, optimisers: list[torch
         changed = {k for k, v in asdict(recipe).items() if saved[k] != v}
         raise ValueError(f"{path} was trained with another recipe ({', '.join(sorted(changed))}); use another folder")
     learner.load_state_dict(state["learner"])
-    for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
-        optimiser.load_state_dict(saved)
+    for optimiser, moments in zip(optimisers, state["optimisers"], strict=True):
+        optimiser.load_state_dict(moments)
     logger.info("continuing %s from step %d", path.parent, state["step"])
     return state["step"], state["seconds"]
 

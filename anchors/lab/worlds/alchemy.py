@@ -260,7 +260,7 @@ def _compute(world: AlchemyWorld, state: State) -> tuple[Move, ...]:
         moves.append(
             Move(p, f"{operation.title()} gives {text}.", "active_computation", role, to, reads, writes, draft)
         )
-    return tuple(move for move in moves if move.probability > 0)
+    return tuple(moves)
 
 
 def _between(world: AlchemyWorld, state: State) -> tuple[Move, ...]:

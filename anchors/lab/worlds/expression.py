@@ -208,10 +208,9 @@ def _compute(world: ExpressionWorld, state: State) -> tuple[Move, ...]:
             event=f"{'slip' if slip else 'step'} {r}",
         )
         p = world.slip / 9 if slip else 1 - world.slip
-        if p > 0:
-            role = "anchor" if slip else "needed"
-            text = f"{a} {op} {b} = {r}."
-            moves.append(Move(p, text, "active_computation", role, to, ("plan", "rest"), ("step", here)))
+        role = "anchor" if slip else "needed"
+        text = f"{a} {op} {b} = {r}."
+        moves.append(Move(p, text, "active_computation", role, to, ("plan", "rest"), ("step", here)))
     return tuple(moves)
 
 

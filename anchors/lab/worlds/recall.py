@@ -234,7 +234,7 @@ def _recall(world: RecallWorld, state: State) -> tuple[Move, ...]:
         text, draft = f"{state.word} gives {value}.", f"So {state.word}: {value}."
         role, writes = "anchor" if wrong else "needed", ("word", f"fact {state.hop}")
         moves.append(Move(p, text, "fact_retrieval", role, to, ("word",), writes, draft))
-    return tuple(move for move in moves if move.probability > 0)
+    return tuple(moves)
 
 
 def _wrong_values(world: RecallWorld, state: State) -> tuple[str, ...]:
