@@ -274,7 +274,7 @@ def resampling_memory(
     """
     if not hasattr(model, "module") or not tokens:
         return None
-    from anchors.models import engine, row_pass, ties
+    from anchors.models import climbing, engine, row_loops, row_pass, ties
 
     shape = Shape.of(model)
     weights = sum(p.numel() for p in model.module.parameters())
@@ -284,10 +284,11 @@ def resampling_memory(
     held = shape.cache(max(row_pass.ROWS, _doubled(rows)) * max(row_pass.ROOM, _doubled(longest)))
     parts = {
         "keys and values of traces": min(sum(trunks), engine.OPEN + max(trunks)),
+        "... side by side for compiled loops": min(sum(map(shape.cache, tokens)), row_loops.POOL),
         "one forward": (2 if doubled else 1) * shape.forward(max(tokens)),
         "weights in double precision": weights * 8 if doubled else 0,
         "keys and values of rollouts": held + held // shape.layers,
-        "distributions": 8 * min(rows * shape.vocabulary, engine.LOGITS) * 4,
+        "distributions": 8 * min(rows * shape.vocabulary, climbing.LOGITS) * 4,
     }
     return Estimate("resample", max(tokens), sentences, parts, {}, shape.device)
 

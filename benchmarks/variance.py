@@ -26,7 +26,8 @@ from savings import long_traces
 from anchors import Rollouts, load_model, resample_traces, resampling_importance
 from anchors.answers import extract_answer
 from anchors.lab.worlds import load_world
-from anchors.models import engine
+from anchors.models import climbing, engine
+from anchors.models.sampling import Draw
 from anchors.stopping import leaves_at
 
 SETTINGS = (("lab/reasoner", "expression"), ("lab/alchemist", "alchemy"))
@@ -73,7 +74,7 @@ def late_share(run: Rollouts, model: Any) -> float:
 @contextmanager
 def shared_uniforms() -> Iterator[None]:
     """Give a rollout the uniforms of (seed, trace, sample, place in the text). Draws too close to call are not redrawn."""
-    stream, advance, draw = engine.stream, engine.Draws.advance, engine.draw_tokens
+    stream, advance, draw, ahead = engine.stream, engine.Draws.advance, engine.draw_tokens, climbing.draw_tokens
     at: dict[str, np.ndarray] = {}
 
     def noted(self: Any, odds: Any, rows: Any, rollouts: Any, sizes: Any, strand: Any) -> Any:
@@ -83,12 +84,15 @@ def shared_uniforms() -> Iterator[None]:
     def placed(odds: Any, rows: Any, sampling: Any, *, streams: Any, **_: Any) -> Any:
         return draw(odds, rows, sampling, streams=streams, steps=at["places"], margin=0.0)
 
+    def unsure(odds: Any, rows: Any, *_: Any, **__: Any) -> Draw:
+        return Draw(np.zeros_like(rows), np.ones(len(rows), dtype=bool))  # so every draw goes through `advance`
+
     engine.stream = lambda seed, trace, position, sample: stream(seed, trace, 0, sample)
-    engine.Draws.advance, engine.draw_tokens = noted, placed
+    engine.Draws.advance, engine.draw_tokens, climbing.draw_tokens = noted, placed, unsure
     try:
         yield
     finally:
-        engine.stream, engine.Draws.advance, engine.draw_tokens = stream, advance, draw
+        engine.stream, engine.Draws.advance, engine.draw_tokens, climbing.draw_tokens = stream, advance, draw, ahead
 
 
 def removed(runs: Sequence[Rollouts], *, left: bool = False) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from anchors.models import engine, lean, load_model
+from anchors.models import engine, lean, load_model, loops, row_loops
 from anchors.models.attention_pass import Call, LayerCache
 from anchors.models.base import Job, Sampling
 from anchors.models.decoding import Group, Rows, Strand
@@ -25,25 +25,40 @@ def brute(query, keys, values, allowed, softcap):
     return (weights @ values.double()).float()
 
 
+@pytest.fixture(params=["compiled", "pooled", "tensors"])
+def way(request, monkeypatch):
+    """Rows in compiled loops, but for their trunk; in compiled loops with it; and by tensor calls alone."""
+    pytest.importorskip("numba", reason="numba is not installed, so no loop is compiled")
+    compiled = None if request.param == "tensors" else loops.load()
+    monkeypatch.setattr(loops, "loaded", lambda: compiled)
+    if compiled is not None:
+        monkeypatch.setattr(row_loops, "FEW", 0 if request.param == "compiled" else 1 << 60)
+    return request.param
+
+
 @pytest.mark.parametrize("window", [None, 6])
 @pytest.mark.parametrize("cut", [(), ((3, 8),)])
 @pytest.mark.parametrize("softcap", [None, 2.0])
-def test_rows_attend_to_the_trace_up_to_their_boundary_and_to_themselves(window, cut, softcap):
+def test_rows_attend_to_the_trace_up_to_their_boundary_and_to_themselves(window, cut, softcap, way):
     generator = torch.Generator().manual_seed(0)
-    trace = LayerCache(*torch.randn(2, KV, TRACE, WIDTH, generator=generator))
+    traces = [LayerCache(*torch.randn(2, KV, TRACE + n, WIDTH, generator=generator)) for n in range(3)]
+    trunk = np.array([2, 0, 2, 1])
     shared, steps = np.array([20, 5, 12, 1]), 40
     own = torch.randn(3, steps, 4, KV * GROUPS, WIDTH, generator=generator)  # query, key, value by step
-    run = RowPass([trace])
-    run.grow(0, [trace], cut)
+    run = RowPass([traces[0]])
+    for number, trace in enumerate(traces):
+        run.grow(number, [trace], cut)
     born = np.array([0, 0, 7, 35])  # so that rows are of different lengths
     run.reserve(4, 1)
     for step in range(steps):
         fed = np.maximum(step - born, 0)
-        run.prepare(shared, fed)
+        run.prepare(shared, fed, trunk)
         query, key, value = (x[:, :, None] for x in own[:, step])
         out = run.attend(Call(0, query, key[:, :KV], value[:, :KV], 0.3, window, softcap))
+    assert (run.looped is not None and run.looped.trunks_too) == (way == "pooled" and not cut)
     at = torch.arange(TRACE)
     for row in range(4):
+        trace = traces[trunk[row]]
         used = own[:, max(born[row], 0) :, row]
         positions = torch.cat([at[: shared[row]], shared[row] + torch.arange(used.shape[1])])
         allowed = positions > positions[-1] - (window or 1000)
@@ -55,6 +70,13 @@ def test_rows_attend_to_the_trace_up_to_their_boundary_and_to_themselves(window,
             values = torch.cat([trace.values[kv, : shared[row]], used[2, :, kv]])
             wanted = brute(used[0, -1, head], keys, values, allowed, softcap)
             torch.testing.assert_close(out[row, head, 0], wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_without_numba_tensor_calls_do_it_and_the_log_says_so(caplog, monkeypatch):
+    monkeypatch.setattr(loops, "find_spec", lambda _: None)
+    with caplog.at_level(logging.INFO, logger="anchors"):
+        assert loops.load.__wrapped__() is None
+    assert "numba is not installed" in caplog.text and "anchors[fast]" in caplog.text
 
 
 def test_rows_split_by_token_and_keep_what_they_have_written():

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from anchors.models import load_model
+from anchors.lab import world_trace
+from anchors.lab.worlds import load_world
+from anchors.models import climbing, load_model, loops, row_loops
 from anchors.models.attention_pass import TracePass
 from anchors.models.base import Job, Sampling
 from anchors.models.engine import Tally, draw
@@ -48,8 +50,42 @@ def test_rollouts_do_not_depend_on_batch_size_or_order(tiny, problem_trace):
     assert alone == {key: whole[key] for key in alone}
 
 
+def with_loops(monkeypatch, compiled):
+    """Compiled loops at once, or none as where numba is not installed."""
+    pytest.importorskip("numba", reason="numba is not installed, so no loop is compiled")
+    found = loops.load() if compiled else None
+    for name in ("loaded", "load"):
+        monkeypatch.setattr(loops, name, lambda: found)
+
+
+def test_rollouts_do_not_depend_on_compiled_loops_or_when_they_come(tiny, problem_trace, monkeypatch):
+    jobs, load, runs = all_jobs(problem_trace, 6), loops.load, []
+    for compiled in (True, False):
+        with_loops(monkeypatch, compiled)
+        runs.append(drawn(tiny, jobs))
+    monkeypatch.setattr(loops, "SOON", 3)
+    monkeypatch.setattr(loops, "load", load)
+    assert runs[0] == runs[1] == drawn(tiny, jobs)
+
+
+def test_rollouts_do_not_depend_on_how_far_ahead_they_are_drawn_on_their_text(monkeypatch):
+    """On a trace of the model's own world a fifth of the draws repeat it, over several sentences."""
+    trace, model = world_trace(load_world("expression"), seed=3), load_model("lab/reasoner")
+    jobs, few = all_jobs(trace, 8), Sampling(1.0, 0.95, 40, stop=("answer",))
+    tallies = []
+    for block, stretch in ((64, 16), (5, 2), (1, 1)):
+        monkeypatch.setattr(climbing, "BLOCK", block)
+        monkeypatch.setattr(climbing, "STRETCH", stretch)
+        tallies.append(Tally())
+        found = collected(draw(model, jobs, sampling=few, seed=0, batch_size=64, tally=tallies[-1]))
+        assert found == (whole := found if len(tallies) == 1 else whole)
+    assert tallies[0] == tallies[1] == tallies[2] and tallies[0].computed < 0.9 * tallies[0].generated
+    assert {c.finish for c in whole.values()} == {"stop", "length"}
+
+
 @pytest.mark.slow
-def test_one_and_two_threads_agree(tiny, problem_trace):
+def test_one_and_two_threads_agree(tiny, problem_trace, monkeypatch):
+    monkeypatch.setattr(row_loops, "SHARE", 100)
     jobs, before = all_jobs(problem_trace, 2), torch.get_num_threads()
     try:
         torch.set_num_threads(1)
@@ -164,6 +200,21 @@ def test_draws_follow_the_truncated_softmax(temperature, top_p):
     assert observed[expected == 0].sum() == 0
     statistic = ((observed - expected)[keep] ** 2 / expected[keep]).sum()
     assert chi2.sf(statistic, len(keep) - 1) > 1e-4
+
+
+@pytest.mark.parametrize("vocabulary", [1, 2, 7, 300])
+def test_compiled_draws_are_those_of_the_tensors(vocabulary, monkeypatch):
+    logits = 3 * torch.randn(40, vocabulary, generator=torch.Generator().manual_seed(1))
+    counters = {"streams": np.arange(40, dtype=np.uint64) * 977, "steps": np.arange(40)}
+    options = [(Sampling(temperature, top_p, 1), margin) for temperature, top_p, margin in
+               ((1.0, 1.0, 2e-5), (0.7, 0.9, 0.0), (1.3, 0.5, 0.2))]  # fmt: skip
+    with_loops(monkeypatch, True)
+    compiled = [sample(logits, how, margin=margin, **counters) for how, margin in options]
+    with_loops(monkeypatch, False)
+    for (how, margin), (ids, ties) in zip(options, compiled, strict=True):
+        again = sample(logits, how, margin=margin, **counters)
+        assert (again.ids == ids).all() and (again.ties == ties).all()
+    assert vocabulary == 1 or (compiled[2].ties.any() and not compiled[1].ties.any())
 
 
 def test_rollouts_follow_the_models_softmax_from_any_prefix(tiny, problem_trace):

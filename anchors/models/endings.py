@@ -36,14 +36,19 @@ class Endings:
     ) -> Bool[np.ndarray, " rollout"]:
         """Which rollouts the new token of each ends; `written(i)` gives the tokens of one, the new one included."""
         done = np.isin(tokens, self.ends)
-        if not self.stop:
-            return done
-        for token in np.unique(tokens[self.kinds[tokens] == UNKNOWN]):
-            self.kinds[token] = MAYBE if self._may_complete(int(token)) else NO
-        for i in np.flatnonzero(~done & (self.kinds[tokens] == MAYBE)):
+        for i in np.flatnonzero(~done & self.may_stop(tokens)):
             text = self.model.decode(written(int(i))[-self.tail :])
             done[i] = any(s in text for s in self.stop)
         return done
+
+    def may_stop(self, tokens: Integer[np.ndarray, " rollout"]) -> Bool[np.ndarray, " rollout"]:
+        """Which tokens end a rollout, or may complete a stop string."""
+        ends = np.isin(tokens, self.ends)
+        if not self.stop:
+            return ends
+        for token in np.unique(tokens[self.kinds[tokens] == UNKNOWN]):
+            self.kinds[token] = MAYBE if self._may_complete(int(token)) else NO
+        return ends | (self.kinds[tokens] == MAYBE)
 
     def _may_complete(self, token: int) -> bool:
         # Between two others, because some tokenizers drop a space at either end.

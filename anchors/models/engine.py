@@ -28,6 +28,7 @@ from torch import Tensor
 
 from anchors.models.attention_pass import LayerCache, TracePass
 from anchors.models.base import Completion, Job, Sampling
+from anchors.models.climbing import LOGITS, Climb
 from anchors.models.decoding import Rows
 from anchors.models.endings import Endings
 from anchors.models.lean import Forward, lean_forward
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FEW, AHEAD, IDLE = 4, 8, 3
-LOGITS = 1 << 23  # how many are held at once
 OPEN = 1 << 30  # bytes of trunks beyond which no further text is opened
 
 Finished = tuple[Job, Completion]
@@ -177,7 +177,9 @@ class Draws:
             self.walk.tree.opened(trunk)
         self._enter(jobs, number, [prefixes[job.text, job.end] for job in jobs])
         groups: dict[tuple[int, ...], list[int]] = {}
-        yield from self._follow(trunk, self._sort(range(first, len(self.jobs)), trunk, groups), groups, number)
+        following = self._sort(range(first, len(self.jobs)), trunk, groups)
+        if following:
+            yield from Climb(self, trunk, number, following, groups).run()
         if not groups:
             del self.trunks[number]
             return
@@ -245,31 +247,6 @@ class Draws:
             else:
                 groups.setdefault((k, *ids[k:]), []).append(i)
         return following
-
-    def _follow(
-        self, trunk: Trunk, following: dict[int, list[int]], groups: dict[tuple[int, ...], list[int]], number: int
-    ) -> Iterator[Finished]:
-        """Walk up the trunk: every rollout on it draws the token after it, and stays while it draws the trunk's own."""
-        first, on, odds = 0, np.array([], dtype=np.int64), None
-        block = max(1, min(64, LOGITS // self.model.vocabulary))
-        for k in range(min(following, default=len(trunk.ids) + 1), len(trunk.ids) + 1):
-            on = np.concatenate([on, np.array(following.get(k, []), dtype=np.int64)])
-            if not len(on):
-                odds = None
-                continue
-            if odds is None or k == first + block:
-                first = k
-                odds = next_token_odds(self.model.unembed(trunk.hidden[k - 1 : k - 1 + block]), self.sampling)
-            there = np.full(len(on), k)
-            tokens, going, finished = self.advance(
-                odds, there - first, on, there, lambda row, first=first: Strand(number, row + first, [])
-            )
-            yield from finished
-            expected = trunk.ids[k] if k < len(trunk.ids) else -1
-            for i, token in zip(on[going], tokens[going], strict=True):
-                if token != expected:
-                    groups.setdefault((k, int(token)), []).append(int(i))
-            on = on[going & (tokens == expected)]
 
     def _step(self, rows: Rows, forward: Forward) -> Iterator[Finished]:
         """Let in the groups there is room for, feed one token to every row, and draw after it and after every node."""

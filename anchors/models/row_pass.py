@@ -5,6 +5,8 @@
    its query alone. The two are mixed exactly (`parts`).
 3. Masks are built once a token, not once a layer, and not at all where every row sees everything. Columns of a trunk
    that nobody may see are left out of it.
+4. In float32 on a CPU, with numba, own keys are met in a compiled loop instead, without padding or masks (`row_loops`), and
+   so are trunks where few rows see little of many of them.
 """
 
 from __future__ import annotations
@@ -18,8 +20,10 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
+from anchors.models import loops
 from anchors.models.attention_pass import Call, LayerCache
 from anchors.models.parts import Part, fused_part
+from anchors.models.row_loops import RowLoops
 
 ROWS, ROOM, CUT = 16, 32, 16
 HIDDEN = -1e30  # finite, so that a row with nothing to see in one part gets weight zero there and not NaN
@@ -57,14 +61,21 @@ class RowPass:
         self.own = [LayerCache(*(like[0].keys.new_zeros(0, kv_heads, ROOM, width) for _ in "kv")) for _ in like]
         self.device = like[0].keys.device
         self.keep, self.kept = False, []
+        self.loops, self.steps = RowLoops.of(self.own, loops.loaded()), 0
 
     def grow(self, number: int, cache: Sequence[LayerCache], cut: Sequence[tuple[int, int]] = ()) -> None:
         """Add a trunk, of which nobody sees the tokens in `cut`."""
         self.trunks[number] = Seen(cache, cut)
+        self._forget_pool()
 
     def fell(self, number: int) -> None:
         """Let go of a trunk."""
         del self.trunks[number]
+        self._forget_pool()
+
+    def _forget_pool(self) -> None:
+        if self.loops is not None:
+            self.loops.forget()
 
     def reserve(self, rows: int, tokens: int) -> None:
         """Make room for this many rows of this many tokens each, doubling what there is."""
@@ -110,17 +121,31 @@ class RowPass:
         self.reserve(self.rows, self.length)
         self.kept = []
         trunk = np.full_like(shared, min(self.trunks)) if trunk is None else trunk
+        self.shared, self.fed = (torch.from_numpy(x).to(self.device) for x in (shared, fed))
+        self.positions = self.shared + self.fed
+        self.slots = torch.arange(self.rows, device=self.device)
+        self.steps += 1
+        if self.loops is None and self.steps == loops.SOON:
+            self.loops = RowLoops.of(self.own, loops.load())
+        self.looped = None if any(held.cut for held in self.trunks.values()) else self.loops
+        if self.looped is not None:
+            self.looped.prepare(self.trunks, trunk, shared, fed)
+        self.segments = []
+        if self.looped is None or not self.looped.trunks_too:
+            self._sort(trunk, shared)
+        if self.looped is None:
+            self.near = _near(fed, self.length)
+            self.long = torch.from_numpy(np.flatnonzero(fed >= self.near)).to(self.device)
+
+    def _sort(self, trunk: Integer[np.ndarray, " row"], shared: Integer[np.ndarray, " row"]) -> None:
+        """Put rows in the order of their trunks."""
         self.sorted = bool((np.diff(trunk) >= 0).all())
         order = np.argsort(trunk, kind="stable")
         self.segments = self._segments(trunk[order], shared[order])
         self.order = torch.from_numpy(order).to(self.device)
         self.back = torch.argsort(self.order)
-        self.shared, self.fed = (torch.from_numpy(x).to(self.device) for x in (shared, fed))
-        self.positions = self.shared + self.fed
-        self.slots = torch.arange(self.rows, device=self.device)
-        self.near = _near(fed, self.length)
-        self.long = torch.from_numpy(np.flatnonzero(fed >= self.near)).to(self.device)
-        self._masks: dict[int | None, tuple[list[Tensor | None], Tensor | None]] = {}
+        self._trunk_masks: dict[int | None, list[Tensor | None]] = {}
+        self._own_masks: dict[int | None, Tensor | None] = {}
 
     def _segments(self, trunk: np.ndarray, shared: np.ndarray) -> list[Segment]:
         """The rows of every trunk they see something of; both arguments in the order by trunk."""
@@ -132,15 +157,18 @@ class RowPass:
             found.append(Segment(held, slice(a, b), torch.from_numpy(seen).to(self.device), int(seen.max())))
         return found
 
-    def masks(self, window: int | None, query: Tensor) -> tuple[list[Tensor | None], Tensor | None]:
-        """What to add to scores over every segment [row and group, reach] and over own tokens [row, length].
+    def trunk_masks(self, window: int | None, query: Tensor) -> list[Tensor | None]:
+        """What to add to scores over every segment [row and group, reach]; all layers of a window have the same."""
+        if window not in self._trunk_masks:
+            found = [self._trunk_mask(s, window, query.shape[2], query.dtype) for s in self.segments]
+            self._trunk_masks[window] = found
+        return self._trunk_masks[window]
 
-        One window's masks serve all layers that have it.
-        """
-        if window not in self._masks:
-            trunk = [self._trunk_mask(s, window, query.shape[2], query.dtype) for s in self.segments]
-            self._masks[window] = trunk, self._own_mask(window)
-        return self._masks[window]
+    def own_mask(self, window: int | None) -> Tensor | None:
+        """What to add to scores over own tokens [row, length]."""
+        if window not in self._own_masks:
+            self._own_masks[window] = self._own_mask(window)
+        return self._own_masks[window]
 
     def _trunk_mask(self, segment: Segment, window: int | None, groups: int, dtype: torch.dtype) -> Tensor | None:
         allowed = torch.arange(segment.reach, device=self.device) < segment.seen[:, None]
@@ -171,31 +199,31 @@ class RowPass:
     def attend(self, call: Call) -> Float[Tensor, "row head 1 width"]:
         """Attention of one new token a row, whose keys and values are kept in the rows' slots."""
         own = self.own[call.layer]
-        own.keys[self.slots, :, self.fed] = call.key[:, :, 0]
-        own.values[self.slots, :, self.fed] = call.value[:, :, 0]
         if self.keep:
             self.kept += call.key[:, :, 0], call.value[:, :, 0]
         query = call.query.reshape(self.rows, own.keys.shape[1], -1, own.keys.shape[3])  # row, kv head, group, width
-        trunk_masks, own_mask = self.masks(call.window, query)
-        part = self._over_own(call, query, own, own_mask)
+        part = self._over_own(call, query, own) if self.looped is None else self.looped.attend(call, query, own)
         if any(segment.reach for segment in self.segments):
-            part = part.mixed_with(self._over_trunks(call, query, trunk_masks))
+            part = part.mixed_with(self._over_trunks(call, query))
         return part.out.reshape(call.query.shape)
 
-    def _over_trunks(self, call: Call, query: Tensor, masks: Sequence[Tensor | None]) -> Part:
+    def _over_trunks(self, call: Call, query: Tensor) -> Part:
         """Every row over the trunk it grew from, trunk by trunk."""
         groups, one = query.shape[2], len(self.segments) == 1
         rows = (query if one or self.sorted else query[self.order]).transpose(0, 1).flatten(1, 2)[None]
         found = []  # rows, their places and sums are: 1, kv head, row and group, width
-        for segment, mask in zip(self.segments, masks, strict=True):
+        for segment, mask in zip(self.segments, self.trunk_masks(call.window, query), strict=True):
             here = rows[:, :, segment.places.start * groups : segment.places.stop * groups]
             found.append(_over_trunk(call, here, segment, mask))
         part = found[0] if one else Part(*(torch.cat(t, dim=2) for t in zip(*found, strict=True)))
         out, log_sum = (t[0].unflatten(1, (-1, groups)).transpose(0, 1) for t in part)
         return Part(out, log_sum) if one or self.sorted else Part(out[self.back], log_sum[self.back])
 
-    def _over_own(self, call: Call, query: Tensor, own: LayerCache, mask: Tensor | None) -> Part:
-        """All rows over their first `near` own tokens, then the few longer ones over the rest of theirs."""
+    def _over_own(self, call: Call, query: Tensor, own: LayerCache) -> Part:
+        """All rows over their first `near` own tokens, the new one kept among them, then the few longer ones over the rest."""
+        own.keys[self.slots, :, self.fed] = call.key[:, :, 0]
+        own.values[self.slots, :, self.fed] = call.value[:, :, 0]
+        mask = self.own_mask(call.window)
         near, far = slice(0, self.near), slice(self.near, self.length)
         keys, values = (t[: self.rows, :, near] for t in own)
         part = _part(call, query, keys, values, None if mask is None else mask[:, None, None, near])

@@ -8,11 +8,13 @@
    is off by more than 2 d, so a uniform within 2 d q (1 - q) of q, or a nucleus test that could turn, is reported as a
    tie, and the caller decides it again in higher precision. All other draws cannot depend on the batch. There are
    log2(vocabulary) edges to fall near; inverting one cumulative sum would have as many as there are tokens.
+4. On a CPU, with numba (`loops`), sums and walks are compiled loops (`compiled`); else numpy's or tensor calls, one a level.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import cache
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
+from anchors.models import loops
 from anchors.models.base import Sampling
 from anchors.models.randomness import uniforms
 
@@ -36,10 +39,23 @@ class Draw(NamedTuple):
 
 
 class Odds(NamedTuple):
-    """Next-token probabilities of some rows, and their sums over ever fewer nodes: `sums[0]` are the probabilities."""
+    """Next-token probabilities of some rows, and their sums over ever fewer nodes: level l at columns [edges[l], edges[l + 1])."""
 
-    probabilities: Float[Tensor, "row vocabulary"]
-    sums: tuple[Tensor, ...]
+    nodes: Float[Tensor, "row node"]
+    edges: Integer[np.ndarray, " edge"]
+
+    @property
+    def probabilities(self) -> Float[Tensor, "row vocabulary"]:
+        """The lowest level."""
+        return self.nodes[:, : self.edges[1]]
+
+
+@cache
+def _edges(vocabulary: int) -> Integer[np.ndarray, " edge"]:
+    sizes = [vocabulary]
+    while sizes[-1] > 1:
+        sizes.append((sizes[-1] + 1) // 2)
+    return np.cumsum([0, *sizes])
 
 
 def next_token_odds(logits: Float[Tensor, "row vocabulary"], sampling: Sampling) -> Odds:
@@ -48,16 +64,29 @@ def next_token_odds(logits: Float[Tensor, "row vocabulary"], sampling: Sampling)
     Raises:
         ValueError: a row of logits is NaN or infinite everywhere.
     """
-    probabilities = torch.softmax(logits / sampling.temperature, dim=-1)
-    sums = [probabilities]
-    while (size := sums[-1].shape[1]) > 1:
-        half = (size + 1) // 2
-        total = sums[-1][:, :half].clone()
-        total[:, : size - half] += sums[-1][:, half:]
-        sums.append(total)
-    if not bool(torch.isfinite(sums[-1]).all()):
+    edges = _edges(logits.shape[1])
+    nodes = logits.new_empty(len(logits), int(edges[-1]))
+    nodes[:, : edges[1]] = torch.softmax(logits / sampling.temperature, dim=-1)
+    compiled = _compiled(nodes)
+    if compiled is None:
+        _sum_up(nodes, edges.tolist())
+    else:
+        compiled.sum_up(nodes.numpy(), edges)
+    if not bool(torch.isfinite(nodes[:, -1]).all()):
         raise ValueError("the model returned NaN or infinite logits; load it with dtype=torch.float32")
-    return Odds(probabilities, tuple(sums))
+    return Odds(nodes, edges)
+
+
+def _compiled(nodes: Tensor) -> ModuleType | None:
+    return loops.loaded() if nodes.device.type == "cpu" and nodes.dtype == torch.float32 else None
+
+
+def _sum_up(nodes: Tensor, edges: list[int]) -> None:
+    """Fill every level from the one below: node j is the sum of j and j + h there, h being its own size."""
+    for below, start, end in zip(edges, edges[1:], edges[2:], strict=False):
+        half, rest = end - start, start - below - (end - start)
+        nodes[:, start:end] = nodes[:, below : below + half]
+        nodes[:, start : start + rest] += nodes[:, below + half : start]
 
 
 def sample(
@@ -89,7 +118,7 @@ def draw_tokens(
     left = np.arange(len(rows))
     for attempt in range(MAX_ATTEMPTS):
         picks = rows[left]
-        drawn, tied = _descend(odds.sums, picks, streams[left], steps[left], attempt, margin)
+        drawn, tied = _descend(odds, picks, streams[left], steps[left], attempt * LEVELS, margin)
         accepted = np.ones(len(left), dtype=bool)
         if sampling.top_p < 1:
             accepted, unsure = _nucleus(odds.probabilities, picks, drawn, sampling.top_p, margin)
@@ -102,22 +131,27 @@ def draw_tokens(
 
 
 def _descend(
-    sums: Sequence[Tensor], rows: np.ndarray, streams: np.ndarray, steps: np.ndarray, attempt: int, margin: float
+    odds: Odds, rows: np.ndarray, streams: np.ndarray, steps: np.ndarray, first: int, margin: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Walk from the root to a token; numpy on the CPU, where its calls cost least, tensors elsewhere."""
-    levels = np.arange(len(sums) - 1)[:, None] + attempt * LEVELS
-    u: Any = uniforms(streams, steps, levels)
-    nodes: Sequence[Any] = [level.numpy() for level in sums] if sums[0].device.type == "cpu" else sums
+    """Walk from the root to a token, the uniform of the lowest level having index `first`."""
+    compiled = _compiled(odds.nodes)
+    if compiled is not None:
+        return compiled.descend(
+            odds.nodes.numpy(), odds.edges, rows, streams, steps.astype(np.uint64), first, margin, ROUNDING
+        )
+    edges, on_cpu = odds.edges.tolist(), odds.nodes.device.type == "cpu"  # where numpy's calls cost least
+    u: Any = uniforms(streams, steps, np.arange(len(edges) - 2)[:, None] + first)
+    nodes: Any = odds.nodes.numpy() if on_cpu else odds.nodes
     at: Any = rows
-    if nodes is sums:
-        u, at = torch.from_numpy(u).to(sums[0].device), torch.from_numpy(rows).to(sums[0].device)
+    if not on_cpu:
+        u, at = torch.from_numpy(u).to(nodes.device), torch.from_numpy(rows).to(nodes.device)
     j, tied = at * 0, at < 0
-    for level in range(len(nodes) - 2, -1, -1):
-        q = nodes[level][at, j] / nodes[level + 1][at, j]
+    for level in range(len(edges) - 3, -1, -1):
+        q = nodes[at, edges[level] + j] / nodes[at, edges[level + 1] + j]
         if margin > 0:
             tied |= abs(u[level] - q) < 2 * margin * q * (1 - q) + ROUNDING
-        j = j + (u[level] >= q) * nodes[level + 1].shape[1]
-    return (j, tied) if nodes is not sums else (j.cpu().numpy(), tied.cpu().numpy())
+        j = j + (u[level] >= q) * (edges[level + 2] - edges[level + 1])
+    return (j, tied) if on_cpu else (j.cpu().numpy(), tied.cpu().numpy())
 
 
 def _nucleus(
