@@ -95,12 +95,17 @@ def test_a_model_is_as_near_to_its_program_as_its_rollouts_can_tell_and_notices_
     assert figures["finds_slip"] >= finds_slip and figures["passes_right"] >= 0.98
 
 
-@pytest.mark.parametrize("name", NEAR)
+@pytest.mark.parametrize("name", [*NEAR, "drafter"])
 def test_verdicts_of_self_checks_are_reproduced_on_a_small_sample(name):
     card = card_of(name)
     found = self_checks(load_model(f"lab/{name}"), program_of(card), checks=16, seed=1)
     assert found.finds_slip == pytest.approx(card["evaluation"]["finds_slip"], abs=0.05)
     assert found.passes_right == pytest.approx(card["evaluation"]["passes_right"], abs=0.05)
+
+
+def test_drafts_of_a_slip_are_noticed_too():
+    figures = card_of("drafter")["evaluation"]
+    assert figures["finds_slip"] >= 0.98 and figures["passes_right"] >= 0.98
 
 
 def test_regimes_do_to_the_use_of_a_trace_what_they_were_made_for():

@@ -139,7 +139,7 @@ RECIPES: Final[dict[str, Recipe]] = {
     "reasoner": WATCHFUL,
     "reasoner-b": replace(ALERT, seed=1),
     "reasoner-char": Recipe(seed=2, tokenizer="char", context=2048, steps=8500, batch=16),
-    "drafter": Recipe(seed=3, regime="draft"),
+    "drafter": replace(ALERT, seed=3, regime="draft"),
     "swapped": Recipe(seed=4, regime="swapped", steps=3000),
     "answer-only": Recipe(seed=5, regime="answer_only", batch=128, steps=4000),
     "alchemist": replace(
