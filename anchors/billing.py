@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Float
 
 from anchors.memory import CLEARLY, Estimate, resampling_memory
+from anchors.models import loops
 from anchors.models.base import Job, Model, Sampling
 from anchors.rollouts import Rollout, Rollouts
 from anchors.sharing import Drawn, off_text, sharing
@@ -40,6 +41,8 @@ WIDE: Final = 256
 """Rollouts in flight unless `batch_size` says otherwise; the batch the rate is measured with has no more."""
 WIDE_TOKENS: Final = 64
 """Tokens of a rollout of that batch, which is drawn whole if that takes at most twice as many on average."""
+MANY: Final = 1000
+"""Rollouts that will go on for long enough to load compiled loops."""
 TAIL: Final = 10
 """The longest of so many rollouts tell how lengths go on above."""
 
@@ -171,6 +174,7 @@ class _Probes:
         self.model = getattr(model, "replica", model)  # a cluster's replicas share the run, not a probe
         self.shares = hasattr(model, "pooled_attention")  # a model that runs here
         self.sampling, self.seed, self.width, self.options = sampling, seed, width, options
+        self.many = len(missing) > MANY
         traces: dict[str, list] = {}
         for run, pair in missing:
             traces.setdefault(run.trace.id, []).append((run, pair))
@@ -184,6 +188,8 @@ class _Probes:
 
     def begin(self) -> Drawn:
         """Draw all but the batch, and return what was drawn whole."""
+        if self.shares and self.many:
+            loops.load()  # else a draw that is timed would
         first = replace(self.sampling, max_new_tokens=1)
         self._draw(self.batch[:OPENING], first)  # warms up
         self.opening, self.again = (self._draw(self.batch[-OPENING:], first).seconds for _ in range(2))

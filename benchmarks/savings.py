@@ -265,9 +265,11 @@ def end_to_end(options: argparse.Namespace) -> None:
     ours = time.perf_counter() - started
     places = [(trace, end) for trace in chosen for end in trace.boundaries]
     picks = np.random.default_rng(0).choice(len(places), boundaries, replace=False)
-    started = time.perf_counter()
+    torch.manual_seed(0)
+    measured = []
     with torch.inference_mode():
         for trace, end in (places[i] for i in picks):
+            started = time.perf_counter()
             ids = torch.tensor([model.encode(trace.text[:end]).ids])
             plain.generate(
                 ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0, num_return_sequences=options.n,
@@ -275,15 +277,16 @@ def end_to_end(options: argparse.Namespace) -> None:
                 max_new_tokens=min(model.sampling.max_new_tokens, model.context - ids.shape[1]),
                 pad_token_id=model.tokenizer.pad_token_id,
             )  # fmt: skip
-    measured = time.perf_counter() - started
-    theirs = measured * len(places) / boundaries
+            measured.append(time.perf_counter() - started)
+    theirs = np.mean(measured) * len(places)
+    low, high = (len(places) * bound / ours for bound in cluster_bootstrap([[seconds] for seconds in measured]))
     spent = sum(run.cost().tokens for run in runs)
     full = [resampling_importance(full_sweep(trace, model, options.n, 0)) for trace in chosen]
     hits = sum(len(top(scores, Anchors()) & found) for scores, found in zip(full, anchors, strict=True))
     print(
         f"end to end, {model.name}, {traces} traces, {len(places)} boundaries, n = {options.n}: ours {ours:.1f} s "
-        f"({spent:,} tokens), Hugging Face generate {theirs:.0f} s (measured {measured:.0f} s on {boundaries} boundaries drawn "
-        f"at random, scaled): {theirs / ours:.0f}x; full sweep's anchors found "
+        f"({spent:,} tokens), Hugging Face generate {theirs:.0f} s (measured {sum(measured):.0f} s on {boundaries} boundaries "
+        f"drawn at random, scaled): {theirs / ours:.0f}x [{low:.0f}, {high:.0f}]; full sweep's anchors found "
         f"{share(hits, sum(len(top(scores, Anchors())) for scores in full))}; {torch.get_num_threads()} threads",
         flush=True,
     )

@@ -79,6 +79,16 @@ def test_without_numba_tensor_calls_do_it_and_the_log_says_so(caplog, monkeypatc
     assert "numba is not installed" in caplog.text and "anchors[fast]" in caplog.text
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_loops_are_compiled_for_the_types_they_are_called_with(checkpoints, problem_trace, architecture, way):
+    compiled, model = loops.loaded(), load_model(checkpoints[architecture])
+    if compiled is None:
+        pytest.skip("by tensor calls nothing is compiled")
+    jobs = [Job(problem_trace.text, end, "t", k, 0) for k, end in enumerate(problem_trace.boundaries)]
+    assert len(list(engine.draw(model, jobs, sampling=Sampling(1.0, 0.9, 8), seed=0, batch_size=64))) == len(jobs)
+    assert [len(f.signatures) for f in (compiled.attend, compiled.sum_up, compiled.descend)] == [1, 1, 1]
+
+
 def test_rows_split_by_token_and_keep_what_they_have_written():
     """A random walk: every rollout's own tokens, and the key stored for each of them, must follow it from row to row."""
     rng = np.random.default_rng(0)

@@ -26,16 +26,16 @@ class Endings:
 
     def __init__(self, model: LensModel, sampling: Sampling) -> None:
         self.model, self.stop = model, sampling.stop
-        self.ends = np.array(sorted(model.end_ids), dtype=np.int64)
         self.last = {s[-1] for s in sampling.stop if s}
         self.tail = max(map(len, sampling.stop), default=0) + 4
         self.kinds = np.zeros(max(model.vocabulary, 1), dtype=np.int8)
+        self.ends = np.isin(np.arange(len(self.kinds)), list(model.end_ids))
 
     def stopped(
         self, tokens: Integer[np.ndarray, " rollout"], written: Callable[[int], Sequence[int]]
     ) -> Bool[np.ndarray, " rollout"]:
         """Which rollouts the new token of each ends; `written(i)` gives the tokens of one, the new one included."""
-        done = np.isin(tokens, self.ends)
+        done = self.ends[tokens]
         for i in np.flatnonzero(~done & self.may_stop(tokens)):
             text = self.model.decode(written(int(i))[-self.tail :])
             done[i] = any(s in text for s in self.stop)
@@ -43,7 +43,7 @@ class Endings:
 
     def may_stop(self, tokens: Integer[np.ndarray, " rollout"]) -> Bool[np.ndarray, " rollout"]:
         """Which tokens end a rollout, or may complete a stop string."""
-        ends = np.isin(tokens, self.ends)
+        ends = self.ends[tokens]
         if not self.stop:
             return ends
         for token in np.unique(tokens[self.kinds[tokens] == UNKNOWN]):

@@ -1,6 +1,7 @@
 """Whether inner loops run compiled by numba: once a draw has gone on for `SOON` steps, since loading them takes most of a second.
 
 From then on they are there for everything in this process. Where numba is not installed tensor calls go on, and the log says so.
+The first time on a machine they are compiled, which takes some seconds; the result is kept beside the code.
 """
 
 from __future__ import annotations
@@ -30,5 +31,6 @@ def load() -> ModuleType | None:
         return None
     from anchors.models import compiled
 
+    compiled.warm()
     _ready.append(compiled)
     return compiled

@@ -73,6 +73,7 @@ class RowLoops:
             if self.pool is None:
                 self._join(trunks)
             self.start = np.array([self.first[n] for n in trunk.tolist()])
+        self.order = np.argsort(trunk, kind="stable")  # so that a trunk stays in the cache while its rows are met
         self._ranges: dict[int | None, tuple[Ranges, Ranges]] = {}
 
     def _join(self, trunks: Mapping[int, Seen]) -> None:
@@ -99,8 +100,9 @@ class RowLoops:
         new = [t.contiguous().numpy() for t in (query, call.key[:, :, 0], call.value[:, :, 0])]
         (mine, trunk), held, kept = self.ranges(call.window), [t.numpy() for t in own], [t.numpy() for t in pool]
         scale, softcap = np.float32(call.scaling), np.float32(call.softcap or 0.0)
-        given = (*new, *held, mine, *kept, trunk, scale, softcap, out.numpy(), log_sum.numpy())
-        _spread(self.compiled.attend, given, (mine[1] - mine[0] + trunk[1] - trunk[0]) * query.shape[2] * self.numbers)
+        given = (self.order, *new, *held, mine, *kept, trunk, scale, softcap, out.numpy(), log_sum.numpy())
+        seen = (mine[1] - mine[0] + trunk[1] - trunk[0])[self.order]
+        _spread(self.compiled.attend, given, seen * query.shape[2] * self.numbers)
         return Part(out, log_sum)
 
 
