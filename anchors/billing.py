@@ -41,8 +41,6 @@ WIDE: Final = 256
 """Rollouts in flight unless `batch_size` says otherwise; the batch the rate is measured with has no more."""
 WIDE_TOKENS: Final = 64
 """Tokens of a rollout of that batch, which is drawn whole if that takes at most twice as many on average."""
-MANY: Final = 1000
-"""Rollouts that will go on for long enough to load compiled loops."""
 TAIL: Final = 10
 """The longest of so many rollouts tell how lengths go on above."""
 
@@ -174,7 +172,7 @@ class _Probes:
         self.model = getattr(model, "replica", model)  # a cluster's replicas share the run, not a probe
         self.shares = hasattr(model, "pooled_attention")  # a model that runs here
         self.sampling, self.seed, self.width, self.options = sampling, seed, width, options
-        self.many = len(missing) > MANY
+        self.rows = len(missing) * min(WIDE_TOKENS, sampling.max_new_tokens)
         traces: dict[str, list] = {}
         for run, pair in missing:
             traces.setdefault(run.trace.id, []).append((run, pair))
@@ -188,7 +186,7 @@ class _Probes:
 
     def begin(self) -> Drawn:
         """Draw all but the batch, and return what was drawn whole."""
-        if self.shares and self.many:
+        if self.shares and self.rows >= loops.SOON and loops.suit(self.model):
             loops.load()  # else a draw that is timed would
         first = replace(self.sampling, max_new_tokens=1)
         self._draw(self.batch[:OPENING], first)  # warms up

@@ -278,17 +278,17 @@ def resampling_memory(
 
     shape = Shape.of(model)
     weights = sum(p.numel() for p in model.module.parameters())
-    doubled = shape.size == 4 and weights <= ties.EXACT_UP_TO
+    doubled, on_cpu = shape.size == 4 and weights <= ties.EXACT_UP_TO, shape.size == 4 and shape.device == "cpu"
     trunks = [(3 if doubled else 1) * (shape.cache(t) + t * shape.width * shape.size) for t in tokens]
     rows = min(2 * width, rollouts)
     held = shape.cache(max(row_pass.ROWS, _doubled(rows)) * max(row_pass.ROOM, _doubled(longest)))
     parts = {
         "keys and values of traces": min(sum(trunks), engine.OPEN + max(trunks)),
-        "... side by side for compiled loops": min(sum(map(shape.cache, tokens)), row_loops.POOL),
+        "... side by side for compiled loops": min(sum(map(shape.cache, tokens)), row_loops.POOL) if on_cpu else 0,
         "one forward": (2 if doubled else 1) * shape.forward(max(tokens)),
         "weights in double precision": weights * 8 if doubled else 0,
         "keys and values of rollouts": held + held // shape.layers,
-        "distributions": 8 * min(rows * shape.vocabulary, climbing.LOGITS) * 4,
+        "distributions": 8 * min(max(rows, climbing.BLOCK) * shape.vocabulary, climbing.LOGITS) * 4,
     }
     return Estimate("resample", max(tokens), sentences, parts, {}, shape.device)
 

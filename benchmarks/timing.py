@@ -64,7 +64,7 @@ def machine() -> str:
     return (
         f"speed  {datetime.now():%Y-%m-%d %H:%M}  {os.cpu_count()} cores ({names[0] if names else platform.processor()})  "
         f"load {os.getloadavg()[0]:.1f}  torch {torch.__version__}  transformers {transformers.__version__}  "
-        f"{torch.get_num_threads()} threads  {'compiled loops' if find_spec('numba') else 'no numba'}"
+        f"{torch.get_num_threads()} threads  {'numba' if find_spec('numba') else 'no numba'}"
     )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 import numpy as np
 import pytest
 import torch
 
+from anchors import models
 from anchors.models import engine, lean, load_model, loops, row_loops
 from anchors.models.attention_pass import Call, LayerCache
 from anchors.models.base import Job, Sampling
@@ -28,10 +30,10 @@ def brute(query, keys, values, allowed, softcap):
 @pytest.fixture(params=["compiled", "pooled", "tensors"])
 def way(request, monkeypatch):
     """Rows in compiled loops, but for their trunk; in compiled loops with it; and by tensor calls alone."""
-    pytest.importorskip("numba", reason="numba is not installed, so no loop is compiled")
-    compiled = None if request.param == "tensors" else loops.load()
-    monkeypatch.setattr(loops, "loaded", lambda: compiled)
-    if compiled is not None:
+    monkeypatch.setattr(loops, "process", loops.Process(tried=request.param == "tensors"))
+    if request.param != "tensors":
+        pytest.importorskip("numba", reason="numba is not installed, so no loop is compiled")
+        loops.load()
         monkeypatch.setattr(row_loops, "FEW", 0 if request.param == "compiled" else 1 << 60)
     return request.param
 
@@ -74,9 +76,18 @@ def test_rows_attend_to_the_trace_up_to_their_boundary_and_to_themselves(window,
 
 def test_without_numba_tensor_calls_do_it_and_the_log_says_so(caplog, monkeypatch):
     monkeypatch.setattr(loops, "find_spec", lambda _: None)
+    monkeypatch.setattr(loops, "process", loops.Process())
     with caplog.at_level(logging.INFO, logger="anchors"):
-        assert loops.load.__wrapped__() is None
-    assert "numba is not installed" in caplog.text and "anchors[fast]" in caplog.text
+        assert loops.after(loops.SOON) is None and loops.after(1) is None
+    assert caplog.text.count("numba is not installed") == 1 and "anchors[fast]" in caplog.text
+
+
+def test_a_numba_that_does_not_run_is_said_and_stops_nothing(caplog, monkeypatch):
+    monkeypatch.setitem(sys.modules, "anchors.models.compiled", None)  # importing it raises
+    monkeypatch.delattr(models, "compiled", raising=False)
+    monkeypatch.setattr(loops, "find_spec", lambda _: True)
+    monkeypatch.setattr(loops, "process", loops.Process())
+    assert loops.load() is None and "numba does not run here" in caplog.text
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])

@@ -88,7 +88,7 @@ class Climb:
         steps = places[where] - draws.starts[rollouts]
         tokens, ties = draw_tokens(
             odds, places[where] - first, draws.sampling,
-            streams=draws.streams[rollouts], steps=steps, margin=draws.margin,
+            streams=draws.streams[rollouts], steps=steps, margin=draws.margin, surely=False,
         )  # fmt: skip
         ends = draws.endings.may_stop(tokens) | (steps + 1 >= draws.limits[rollouts])
         event[who, where] = ties | ends | (tokens != self.own[places[where]])

@@ -1,4 +1,4 @@
-"""Inner loops of rollouts compiled by numba (`pip install anchors[fast]`): where they are used, and the loops themselves.
+"""Inner loops of rollouts compiled by numba (`pip install 'anchors[fast]'`); `loops` says when they are used.
 
 A row of a small model has some dozen keys of its own and draws from a few hundred tokens. As tensor calls that costs more in
 calls, padding and scores written to memory than in arithmetic. The loops read every number once, and each row alone.

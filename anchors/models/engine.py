@@ -53,7 +53,7 @@ Strands = Callable[[int], Strand]
 
 @dataclass
 class Tally:
-    """What a draw did: tokens generated, rows fed to the model for them, and distributions decided again for a tie."""
+    """What a draw did: tokens generated, rows fed to the model for them, and distributions worked out again for a tie."""
 
     generated: int = 0
     computed: int = 0

@@ -1,8 +1,8 @@
 """Attention of rows in one compiled loop a layer, where numba is installed: each row over exactly the keys it sees.
 
-1. Own keys are always met there. A row's trunk is, too, where matrix products over trunks would be many and small: then the
+1. Own keys are met there. A row's trunk is, too, where matrix products over trunks would be many and small: then the
    trunks lie side by side in a pool, which is made anew when one is opened or let go.
-2. In float32 on a CPU; everything else goes through tensor calls (`row_pass`).
+2. In float32 on a CPU, while no open text has blocked characters; everything else goes through tensor calls (`row_pass`).
 3. Rows are independent, so as many threads as torch has share them where there is enough to do.
 """
 
@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Integer
 from torch import Tensor
 
+from anchors.models import loops
 from anchors.models.attention_pass import Call, LayerCache
 from anchors.models.parts import Part
 
@@ -43,12 +44,11 @@ class RowLoops:
         self.first: dict[int, int] = {}
 
     @staticmethod
-    def of(own: Sequence[LayerCache], compiled: ModuleType | None) -> RowLoops | None:
-        """The loops for such rows; None where they do not run."""
+    def of(own: Sequence[LayerCache], rows: int) -> RowLoops | None:
+        """The loops for such rows, of which so many are fed now; None where they do not run, or not yet."""
         like = own[0].keys
-        if compiled is None or like.device.type != "cpu" or like.dtype != torch.float32:
-            return None
-        return RowLoops(compiled, like.shape[1] * like.shape[3])
+        compiled = loops.after(rows) if loops.suit(like) else None
+        return None if compiled is None else RowLoops(compiled, like.shape[1] * like.shape[3])
 
     def forget(self) -> None:
         """Trunks were opened or let go."""
@@ -114,10 +114,10 @@ def _spread(loop: Callable[..., None], given: Sequence[Any], work: Integer[np.nd
         loop(0, len(work), *given)
         return
     edges = [0, *np.searchsorted(done, done[-1] * np.arange(1, threads) / threads).tolist(), len(work)]
-    list(_workers(os.getpid(), threads).map(lambda a, b: loop(a, b, *given), edges[:-1], edges[1:]))
+    list(_workers(os.getpid()).map(lambda a, b: loop(a, b, *given), edges[:-1], edges[1:]))
 
 
 @cache
-def _workers(process: int, threads: int) -> ThreadPoolExecutor:
+def _workers(process: int) -> ThreadPoolExecutor:
     """Threads of this process, since those of one it was forked from are gone."""
-    return ThreadPoolExecutor(threads, thread_name_prefix=f"rows {process}")
+    return ThreadPoolExecutor(thread_name_prefix=f"rows {process}")

@@ -5,8 +5,8 @@
    its query alone. The two are mixed exactly (`parts`).
 3. Masks are built once a token, not once a layer, and not at all where every row sees everything. Columns of a trunk
    that nobody may see are left out of it.
-4. In float32 on a CPU, with numba, own keys are met in a compiled loop instead, without padding or masks (`row_loops`), and
-   so are trunks where few rows see little of many of them.
+4. In float32 on a CPU, with numba and without blocked text, own keys are met in a compiled loop instead, without padding or
+   masks (`row_loops`), and so are trunks where few rows see little of many of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from anchors.models import loops
 from anchors.models.attention_pass import Call, LayerCache
 from anchors.models.parts import Part, fused_part
 from anchors.models.row_loops import RowLoops
@@ -61,7 +60,7 @@ class RowPass:
         self.own = [LayerCache(*(like[0].keys.new_zeros(0, kv_heads, ROOM, width) for _ in "kv")) for _ in like]
         self.device = like[0].keys.device
         self.keep, self.kept = False, []
-        self.loops, self.steps = RowLoops.of(self.own, loops.loaded()), 0
+        self.loops: RowLoops | None = None
 
     def grow(self, number: int, cache: Sequence[LayerCache], cut: Sequence[tuple[int, int]] = ()) -> None:
         """Add a trunk, of which nobody sees the tokens in `cut`."""
@@ -124,9 +123,8 @@ class RowPass:
         self.shared, self.fed = (torch.from_numpy(x).to(self.device) for x in (shared, fed))
         self.positions = self.shared + self.fed
         self.slots = torch.arange(self.rows, device=self.device)
-        self.steps += 1
-        if self.loops is None and self.steps == loops.SOON:
-            self.loops = RowLoops.of(self.own, loops.load())
+        if self.loops is None:
+            self.loops = RowLoops.of(self.own, self.rows)
         self.looped = None if any(held.cut for held in self.trunks.values()) else self.loops
         if self.looped is not None:
             self.looped.prepare(self.trunks, trunk, shared, fed)

@@ -8,7 +8,7 @@
    is off by more than 2 d, so a uniform within 2 d q (1 - q) of q, or a nucleus test that could turn, is reported as a
    tie, and the caller decides it again in higher precision. All other draws cannot depend on the batch. There are
    log2(vocabulary) edges to fall near; inverting one cumulative sum would have as many as there are tokens.
-4. On a CPU, with numba (`loops`), sums and walks are compiled loops (`compiled`); else numpy's or tensor calls, one a level.
+4. In float32 on a CPU, with numba (`loops`), sums and walks are compiled; else they are numpy's or tensor calls, one a level.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def next_token_odds(logits: Float[Tensor, "row vocabulary"], sampling: Sampling)
 
 
 def _compiled(nodes: Tensor) -> ModuleType | None:
-    return loops.loaded() if nodes.device.type == "cpu" and nodes.dtype == torch.float32 else None
+    return loops.loaded() if loops.suit(nodes) else None
 
 
 def _sum_up(nodes: Tensor, edges: list[int]) -> None:
@@ -110,8 +110,13 @@ def draw_tokens(
     streams: Integer[np.ndarray, " draw"],
     steps: Integer[np.ndarray, " draw"],
     margin: float,
+    surely: bool = True,
 ) -> Draw:
-    """Draw a token for every entry of `rows`, which may name a row many times; `margin` bounds the error of a logit."""
+    """Draw a token for every entry of `rows`, which may name a row many times; `margin` bounds the error of a logit.
+
+    Raises:
+        ValueError: no token of a draw was accepted; unless `surely` such a draw is reported as a tie instead.
+    """
     margin /= min(1.0, sampling.temperature)
     ids = np.zeros(len(rows), dtype=np.int64)
     ties = np.zeros(len(rows), dtype=bool)
@@ -127,6 +132,9 @@ def draw_tokens(
         left = left[~(accepted | tied)]
         if not len(left):
             return Draw(ids, ties)
+    if not surely:
+        ties[left] = True
+        return Draw(ids, ties)
     raise ValueError(f"no token was accepted in {MAX_ATTEMPTS} draws at top_p={sampling.top_p}; raise top_p")
 
 
