@@ -23,6 +23,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np
+from timing import MODELS
 
 from anchors import Rollouts, Trace, load_model, resample, resample_traces, resampling_importance, write_trace
 from anchors.lab import world_trace
@@ -35,7 +36,6 @@ from anchors.stats import cluster_bootstrap, wilson_interval
 from anchors.stopping import Anchors
 
 SHORTEST = 6
-MODELS = {"expression": "lab/reasoner", "alchemy": "lab/alchemist"}
 FIRST_SEED = 10_000
 """Traces the rule's defaults were not chosen on (those had seeds below 100)."""
 

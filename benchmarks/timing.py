@@ -25,6 +25,9 @@ from anchors.models import Sampling, lab_models, load_model
 from anchors.models.lens import LensModel, share_weights
 from anchors.trace import Trace
 
+MODELS = {"expression": "lab/reasoner", "alchemy": "lab/alchemist"}
+"""Which model writes a world."""
+
 
 class Result(NamedTuple):
     """One line of the table: medians of ours and of the baseline in `unit`, and what was found equal."""

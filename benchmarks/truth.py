@@ -28,6 +28,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np
 from matplotlib.figure import Figure
+from timing import MODELS
 
 from anchors import (
     Rollouts,
@@ -56,7 +57,6 @@ from anchors.plotting import accuracy_curves, read_accuracy
 from anchors.similarity import default_similarity, lexical
 from anchors.stats import benjamini_hochberg, cluster_bootstrap, pooled_mean, wilson_interval
 
-MODELS = {"expression": "lab/reasoner", "alchemy": "lab/alchemist"}
 SHORTEST = 6
 FEWER = (10, 25, 50)
 COLUMNS = {

@@ -22,6 +22,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np
 from savings import long_traces
+from timing import MODELS
 
 from anchors import Rollouts, load_model, resample_traces, resampling_importance
 from anchors.answers import extract_answer
@@ -30,7 +31,7 @@ from anchors.models import climbing, engine
 from anchors.models.sampling import Draw
 from anchors.stopping import leaves_at
 
-SETTINGS = (("lab/reasoner", "expression"), ("lab/alchemist", "alchemy"))
+SETTINGS = tuple((name, world) for world, name in MODELS.items())
 FEWEST = 20
 
 

@@ -74,7 +74,7 @@ class RowLoops:
                 self._join(trunks)
             self.start = np.array([self.first[n] for n in trunk.tolist()])
         self.order = np.argsort(trunk, kind="stable")  # so that a trunk stays in the cache while its rows are met
-        self._ranges: dict[int | None, tuple[Ranges, Ranges]] = {}
+        self._ranges: dict[int | None, tuple[Ranges, Ranges, np.ndarray]] = {}
 
     def _join(self, trunks: Mapping[int, Seen]) -> None:
         sizes = [held.cache[0][0].shape[2] for held in trunks.values()]
@@ -82,15 +82,16 @@ class RowLoops:
         layers = zip(*(held.cache for held in trunks.values()), strict=True)
         self.pool = [LayerCache(*(torch.cat(t, dim=2)[0] for t in zip(*layer, strict=True))) for layer in layers]
 
-    def ranges(self, window: int | None) -> tuple[Ranges, Ranges]:
-        """From where up to where every row sees its own tokens, and columns of the pool."""
+    def ranges(self, window: int | None) -> tuple[Ranges, Ranges, Integer[np.ndarray, " row"]]:
+        """From where up to where every row sees its own tokens, and columns of the pool; all that rows see up to each, in order."""
         if window not in self._ranges:
             behind = np.zeros_like(self.fed) if window is None else np.maximum(self.fed + 1 - window, 0)
             own, trunk = np.stack([behind, self.fed + 1]), np.zeros((2, len(self.fed)), dtype=np.int64)
             if self.trunks_too:
                 least = 0 if window is None else np.maximum(self.shared + self.fed + 1 - window, 0)
                 trunk = self.start + np.stack([np.minimum(least, self.shared), self.shared])
-            self._ranges[window] = own, trunk
+            seen = own[1] - own[0] + trunk[1] - trunk[0]
+            self._ranges[window] = own, trunk, np.cumsum(seen[self.order])
         return self._ranges[window]
 
     def attend(self, call: Call, query: Tensor, own: LayerCache) -> Part:
@@ -98,22 +99,23 @@ class RowLoops:
         out, log_sum = query.new_empty(query.shape), query.new_empty(query.shape[:-1])
         pool = self.pool[call.layer] if self.trunks_too and self.pool is not None else LayerCache(*(t[0] for t in own))
         new = [t.contiguous().numpy() for t in (query, call.key[:, :, 0], call.value[:, :, 0])]
-        (mine, trunk), held, kept = self.ranges(call.window), [t.numpy() for t in own], [t.numpy() for t in pool]
+        (mine, trunk, seen), held, kept = self.ranges(call.window), [t.numpy() for t in own], [t.numpy() for t in pool]
         scale, softcap = np.float32(call.scaling), np.float32(call.softcap or 0.0)
         given = (self.order, *new, *held, mine, *kept, trunk, scale, softcap, out.numpy(), log_sum.numpy())
-        seen = (mine[1] - mine[0] + trunk[1] - trunk[0])[self.order]
-        _spread(self.compiled.attend, given, seen * query.shape[2] * self.numbers)
+        _spread(self.compiled.attend, given, seen, query.shape[2] * self.numbers)
         return Part(out, log_sum)
 
 
-def _spread(loop: Callable[..., None], given: Sequence[Any], work: Integer[np.ndarray, " row"]) -> None:
-    """Run a loop over all rows, in several threads where there is work for them; rows are dealt out by their work."""
-    done = np.cumsum(work)
-    threads = min(torch.get_num_threads(), int(done[-1]) // SHARE)
+def _spread(loop: Callable[..., None], given: Sequence[Any], seen: Integer[np.ndarray, " row"], numbers: int) -> None:
+    """Run a loop over all rows, in several threads where there is work for them; rows are dealt out by what they see.
+
+    `seen` counts keys up to and with each row, of so many numbers each.
+    """
+    threads = min(torch.get_num_threads(), int(seen[-1]) * numbers // SHARE)
     if threads < 2:
-        loop(0, len(work), *given)
+        loop(0, len(seen), *given)
         return
-    edges = [0, *np.searchsorted(done, done[-1] * np.arange(1, threads) / threads).tolist(), len(work)]
+    edges = [0, *np.searchsorted(seen, seen[-1] * np.arange(1, threads) / threads).tolist(), len(seen)]
     list(_workers(os.getpid()).map(lambda a, b: loop(a, b, *given), edges[:-1], edges[1:]))
 
 

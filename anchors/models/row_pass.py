@@ -122,7 +122,6 @@ class RowPass:
         trunk = np.full_like(shared, min(self.trunks)) if trunk is None else trunk
         self.shared, self.fed = (torch.from_numpy(x).to(self.device) for x in (shared, fed))
         self.positions = self.shared + self.fed
-        self.slots = torch.arange(self.rows, device=self.device)
         if self.loops is None:
             self.loops = RowLoops.of(self.own, self.rows)
         self.looped = None if any(held.cut for held in self.trunks.values()) else self.loops
@@ -132,6 +131,7 @@ class RowPass:
         if self.looped is None or not self.looped.trunks_too:
             self._sort(trunk, shared)
         if self.looped is None:
+            self.slots = torch.arange(self.rows, device=self.device)
             self.near = _near(fed, self.length)
             self.long = torch.from_numpy(np.flatnonzero(fed >= self.near)).to(self.device)
 
