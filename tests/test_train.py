@@ -14,7 +14,7 @@ from anchors.experiments.ladder import right_answers
 from anchors.lab.batches import batch
 from anchors.lab.recipes import LADDER, RECIPES, changed, train_and_card
 from anchors.lab.regimes import document
-from anchors.lab.train import CHECKPOINT, Learner, Recipe, build_tokenizer, load_state, train
+from anchors.lab.train import CHECKPOINT, Learner, Recipe, _optimisers, build_model, build_tokenizer, load_state, train
 from anchors.lab.worlds import load_world, write
 from anchors.lab.worlds.expression import WORLD
 
@@ -97,6 +97,28 @@ def test_readouts_of_inner_layers_add_their_losses_and_reach_no_later_layer(inne
     for name in (inner, "early_layer"):
         with pytest.raises(ValueError, match=f"{name} is 3; it is an inner one of 3 layers"):
             Learner(replace(recipe, **{name: 3}), len(tokenizer))
+
+
+@pytest.mark.parametrize("offsets", [(2, 1), (1, 3, 5, 0)])
+def test_heads_of_the_first_layer_look_so_many_tokens_back_whatever_is_written_and_whatever_is_learned(offsets):
+    recipe = replace(TINY, layers=2, width=32 * len(offsets), heads=len(offsets), context=256, look_back=offsets)
+    tokenizer = build_tokenizer(WORLD, texts=300)
+    learner = Learner(recipe, len(tokenizer))
+    for optimiser in _optimisers(learner, recipe):
+        data = batch(tokenizer, recipe, 0)
+        learner.loss(data)[0].backward()
+        optimiser.step()
+    ids = torch.randint(len(tokenizer), (3, 200), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        first, second = learner.model.eval()(ids, output_attentions=True).attentions
+    back = torch.arange(200)[8:] - torch.tensor(offsets)[:, None]
+    at = back[None, :, :, None].expand(3, -1, -1, 1)
+    assert float(first[:, :, 8:].gather(-1, at).min()) > 0.97
+    assert float(second[:, :, 8:].gather(-1, at).mean()) < 0.1  # the other layers start as always
+    assert not any("bias" in name for name, _ in build_model(replace(recipe, look_back=()), 260).named_parameters())
+    for wrong in (offsets[:1], (*offsets[:-1], -1)):
+        with pytest.raises(ValueError, match=f"give each of {len(offsets)} heads 0 or more tokens"):
+            Learner(replace(recipe, look_back=wrong), len(tokenizer))
 
 
 def test_a_changed_recipe_keeps_the_shares_of_its_phases_and_leaves_out_what_was_made_for_another_world():
