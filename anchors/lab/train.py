@@ -203,7 +203,8 @@ def _look_back(model: LlamaForCausalLM, offsets: Sequence[int]) -> None:
     Without weights, biases of queries and keys turned against each other give a pair of rotated dimensions the logit
     ``STRENGTH * cos((distance - offset) * frequency)``. The fastest few frequencies are enough, and keep logits small for bfloat16.
     """
-    attention, frequencies = model.model.layers[0].self_attn, model.model.rotary_emb.inv_freq[:FREQUENCIES]
+    attention: Any = model.model.layers[0].self_attn
+    frequencies = model.model.rotary_emb.inv_freq[:FREQUENCIES]
     if len(offsets) != model.config.num_attention_heads or min(offsets) < 0:
         raise ValueError(
             f"look_back is {tuple(offsets)}; give each of {model.config.num_attention_heads} heads 0 or more tokens"
