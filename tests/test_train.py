@@ -14,7 +14,17 @@ from anchors.experiments.ladder import right_answers
 from anchors.lab.batches import batch
 from anchors.lab.recipes import LADDER, RECIPES, changed, train_and_card
 from anchors.lab.regimes import document
-from anchors.lab.train import CHECKPOINT, Learner, Recipe, _optimisers, build_model, build_tokenizer, load_state, train
+from anchors.lab.train import (
+    CHECKPOINT,
+    Learner,
+    Recipe,
+    _optimisers,
+    _step,
+    build_model,
+    build_tokenizer,
+    load_state,
+    train,
+)
 from anchors.lab.worlds import load_world, write
 from anchors.lab.worlds.expression import WORLD
 
@@ -104,16 +114,15 @@ def test_heads_of_the_first_layer_look_so_many_tokens_back_whatever_is_written_a
     recipe = replace(TINY, layers=2, width=32 * len(offsets), heads=len(offsets), context=256, look_back=offsets)
     tokenizer = build_tokenizer(WORLD, texts=300)
     learner = Learner(recipe, len(tokenizer))
-    for optimiser in _optimisers(learner, recipe):
-        data = batch(tokenizer, recipe, 0)
-        learner.loss(data)[0].backward()
-        optimiser.step()
+    _step(learner, _optimisers(learner, recipe), batch(tokenizer, recipe, 0), 1.0, recipe)
     ids = torch.randint(len(tokenizer), (3, 200), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         first, second = learner.model.eval()(ids, output_attentions=True).attentions
     back = torch.arange(200)[8:] - torch.tensor(offsets)[:, None]
     at = back[None, :, :, None].expand(3, -1, -1, 1)
     assert float(first[:, :, 8:].gather(-1, at).min()) > 0.97
+    attention = learner.model.model.layers[0].self_attn
+    assert not bool(attention.q_proj.weight.any()) and not bool(attention.k_proj.weight.any())
     assert float(second[:, :, 8:].gather(-1, at).mean()) < 0.1  # the other layers start as always
     assert not any("bias" in name for name, _ in build_model(replace(recipe, look_back=()), 260).named_parameters())
     for wrong in (offsets[:1], (*offsets[:-1], -1)):

@@ -212,8 +212,8 @@ def _look_back(model: LlamaForCausalLM, offsets: Sequence[int]) -> None:
     queries, keys = torch.zeros(2, len(offsets), 2, attention.head_dim // 2)
     size = (STRENGTH / attention.scaling) ** 0.5
     angles = torch.tensor(offsets)[:, None] * frequencies
-    keys[:, 0, : len(frequencies)] = size
-    queries[:, 0, : len(frequencies)], queries[:, 1, : len(frequencies)] = size * angles.cos(), -size * angles.sin()
+    keys[:, 0, :FREQUENCIES] = size
+    queries[..., :FREQUENCIES] = size * torch.stack((angles.cos(), -angles.sin()), dim=1)
     for projection, bias in ((attention.q_proj, queries), (attention.k_proj, keys)):
         projection.requires_grad_(False)
         projection.weight.zero_()
