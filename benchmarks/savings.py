@@ -8,7 +8,8 @@
    are still the world's own truth, so what a model has not learned counts as error there.
 4. `--bill`: predicted against real tokens and time, on settings the bill has not seen.
 5. `--end-to-end`: time to the anchors against Hugging Face `generate`, n rollouts a prefix, on the same weights in the same
-   run; it is timed on a random part of the boundaries, and scaled to all by their number.
+   run; it is timed on a random part of the boundaries, and scaled to all by their number. Its answers
+   there and those of our full sweeps have one distribution, or the run fails.
 """
 
 from __future__ import annotations
@@ -16,16 +17,19 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np
-from timing import MODELS
+from timing import LEAST_P, MODELS, same_distribution
 
 from anchors import Rollouts, Trace, load_model, resample, resample_traces, resampling_importance, write_trace
+from anchors.answers import NO_ANSWER, extract_answer
 from anchors.lab import world_trace
 from anchors.lab.oracle import WorldModel
 from anchors.lab.truth import truth_scores
@@ -263,31 +267,40 @@ def end_to_end(options: argparse.Namespace) -> None:
     runs = resample_traces(chosen, model, n=options.n, stop=Anchors(), progress=False)
     anchors = [top(resampling_importance(run), Anchors()) for run in runs]
     ours = time.perf_counter() - started
-    places = [(trace, end) for trace in chosen for end in trace.boundaries]
+    places = [(t, k) for t, trace in enumerate(chosen) for k in range(len(trace.boundaries))]
     picks = np.random.default_rng(0).choice(len(places), boundaries, replace=False)
     torch.manual_seed(0)
-    measured = []
+    measured, written = [], []
     with torch.inference_mode():
-        for trace, end in (places[i] for i in picks):
+        for t, k in (places[i] for i in picks):
             started = time.perf_counter()
-            ids = torch.tensor([model.encode(trace.text[:end]).ids])
-            plain.generate(
+            ids = torch.tensor([model.encode(chosen[t].text[: chosen[t].boundaries[k]]).ids])
+            rows = plain.generate(
                 ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0, num_return_sequences=options.n,
                 temperature=model.sampling.temperature, top_p=model.sampling.top_p,
                 max_new_tokens=min(model.sampling.max_new_tokens, model.context - ids.shape[1]),
                 pad_token_id=model.tokenizer.pad_token_id,
             )  # fmt: skip
             measured.append(time.perf_counter() - started)
+            bodies = (
+                takewhile(lambda token: token not in model.end_ids, row) for row in rows[:, ids.shape[1] :].tolist()
+            )
+            written.append(Counter(extract_answer(model.decode([*body])) or NO_ANSWER for body in bodies))
     theirs = np.mean(measured) * len(places)
     low, high = (len(places) * bound / ours for bound in cluster_bootstrap([[seconds] for seconds in measured]))
     spent = sum(run.cost().tokens for run in runs)
-    full = [resampling_importance(full_sweep(trace, model, options.n, 0)) for trace in chosen]
+    sweeps = [full_sweep(trace, model, options.n, 0) for trace in chosen]
+    drawn = [Counter(sweeps[t].answers(k)) for t, k in (places[i] for i in picks)]
+    tv, floor, p = same_distribution(drawn, written)
+    assert p > LEAST_P, f"answers differ from Hugging Face's: TV {tv:.3f}, null floor {floor:.3f}, p {p:.1e}"
+    full = [resampling_importance(sweep) for sweep in sweeps]
     hits = sum(len(top(scores, Anchors()) & found) for scores, found in zip(full, anchors, strict=True))
     print(
         f"end to end, {model.name}, {traces} traces, {len(places)} boundaries, n = {options.n}: ours {ours:.1f} s "
         f"({spent:,} tokens), Hugging Face generate {theirs:.0f} s (measured {sum(measured):.0f} s on {boundaries} boundaries "
         f"drawn at random, scaled): {theirs / ours:.0f}x [{low:.0f}, {high:.0f}]; full sweep's anchors found "
-        f"{share(hits, sum(len(top(scores, Anchors())) for scores in full))}; {torch.get_num_threads()} threads",
+        f"{share(hits, sum(len(top(scores, Anchors())) for scores in full))}; a full sweep's answers and Hugging Face's: "
+        f"TV {tv:.3f} (null {floor:.3f}, p {p:.2f}); {torch.get_num_threads()} threads",
         flush=True,
     )
 

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from timing import Result, medium_model, plain_module, roofline, rotated, trace_of
+from timing import LEAST_P, Result, medium_model, plain_module, roofline, rotated, same_distribution, trace_of
 
 from anchors.answers import NO_ANSWER, extract_answer
 from anchors.models import Sampling
@@ -38,11 +38,8 @@ from anchors.models.randomness import stream
 from anchors.models.sampling import sample
 from anchors.models.ties import double_copy
 from anchors.outcomes import first_sentence
-from anchors.stats import total_variation
 from anchors.trace import Trace
 
-SPLITS = 20_000
-LEAST_P = 1e-4
 REPLAYED = 12
 BATCH = 256
 VLLM = os.environ.get("VLLM_PYTHON", "/work/vllm-env/bin/python")
@@ -132,7 +129,7 @@ def _compared(setting: Setting, name: str, ours: Sequence[Drawn], theirs: Sequen
     verdicts = ["random weights: no distribution test"] if not setting.compare else []
     for words, read in (("answers", _answer), ("openings", _opening)) if setting.compare else ():
         where = sorted(set(theirs[0].texts))
-        tv, floor, p = _same_distribution(*(_counts(side, where, read) for side in (ours, theirs)))
+        tv, floor, p = same_distribution(*(_counts(side, where, read) for side in (ours, theirs)))
         assert p > LEAST_P, f"{name}: {words} differ from ours: TV {tv:.3f}, null floor {floor:.3f}, p {p:.1e}"
         verdicts.append(f"{words} TV {tv:.3f} (null {floor:.3f}, p {p:.2f})")
     return Result(what, "us/token", *rates, "; ".join(verdicts))
@@ -287,18 +284,3 @@ def _opening(text: str) -> str:
 
 def _counts(drawn: Sequence[Drawn], where: Sequence[int], read: Callable[[str], str]) -> list[Counter[str]]:
     return [Counter(read(text) for run in drawn for text in run.texts[k]) for k in where]
-
-
-def _same_distribution(first: list[Counter[str]], second: list[Counter[str]]) -> tuple[float, float, float]:
-    """Mean total variation over boundaries, its mean when labels are exchanged within each boundary, and the p-value."""
-    rng = np.random.default_rng(0)
-    observed, null = 0.0, np.zeros(SPLITS)
-    for a, b in zip(first, second, strict=True):
-        kinds = sorted({*a, *b})
-        rows = np.array([[side[kind] for kind in kinds] for side in (a, b)])
-        pooled = rows.sum(0)
-        splits = rng.multivariate_hypergeometric(pooled, int(rows[0].sum()), size=SPLITS, method="marginals")
-        observed += float(total_variation(*rows))
-        null += total_variation(splits, pooled - splits)
-    p = (1 + int((null >= observed - 1e-9).sum())) / (SPLITS + 1)
-    return observed / len(first), float(null.mean()) / len(first), p

@@ -1,4 +1,4 @@
-"""What every speed measurement shares: interleaved repetitions, the models and traces measured, peak memory."""
+"""What every speed measurement shares: interleaved repetitions, models and traces, equality of distributions, peak memory."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import platform
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from importlib.util import find_spec
@@ -23,10 +24,14 @@ from anchors.lab import world_trace
 from anchors.lab.worlds import load_world
 from anchors.models import Sampling, lab_models, load_model
 from anchors.models.lens import LensModel, share_weights
+from anchors.stats import total_variation
 from anchors.trace import Trace
 
 MODELS = {"expression": "lab/reasoner", "alchemy": "lab/alchemist"}
 """Which model writes a world."""
+SPLITS = 20_000
+LEAST_P = 1e-4
+"""How often labels are exchanged to compare two samplers, and the least p-value at which they still count as one."""
 
 
 class Result(NamedTuple):
@@ -102,6 +107,21 @@ def plain_module(model: LensModel, attention: str) -> Any:
     plain = share_weights(model.module)
     plain.set_attn_implementation(attention)
     return plain
+
+
+def same_distribution(first: Sequence[Counter[str]], second: Sequence[Counter[str]]) -> tuple[float, float, float]:
+    """Mean total variation over boundaries, its mean when labels are exchanged within each boundary, and the p-value."""
+    rng = np.random.default_rng(0)
+    observed, null = 0.0, np.zeros(SPLITS)
+    for a, b in zip(first, second, strict=True):
+        kinds = sorted({*a, *b})
+        rows = np.array([[side[kind] for kind in kinds] for side in (a, b)])
+        pooled = rows.sum(0)
+        splits = rng.multivariate_hypergeometric(pooled, int(rows[0].sum()), size=SPLITS, method="marginals")
+        observed += float(total_variation(*rows))
+        null += total_variation(splits, pooled - splits)
+    p = (1 + int((null >= observed - 1e-9).sum())) / (SPLITS + 1)
+    return observed / len(first), float(null.mean()) / len(first), p
 
 
 def resident_mb(name: str) -> float:

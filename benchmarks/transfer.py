@@ -25,8 +25,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np
+from timing import MODELS
 from transfer_cost import speed
-from transfer_shared import MATRIX, WRITERS, fewer, interval, read, save, writer_runs
+from transfer_shared import MATRIX, fewer, interval, read, save, writer_runs
 from transfer_shift import shift
 
 from anchors import Rollouts, Scores, counterfactual_importance, load_model, resample_traces
@@ -256,9 +257,9 @@ def curves(options: argparse.Namespace) -> None:
     for world, reader in (("expression", "reasoner-b"), ("alchemy", "alchemist")):
         runs = writer_runs(world, options)
         for method in ("counterfactual", "suppression"):
-            given = runs if method == "counterfactual" else white_box(runs, f"lab/{WRITERS[world]}")
+            given = runs if method == "counterfactual" else white_box(runs, MODELS[world])
             more: dict[str, Any] = {"world": world, "itself": True, "compressors": "all", "corrupt": True}
-            found = read(given, reader, "forced", options, writer=load_model(f"lab/{WRITERS[world]}"), **more)  # type: ignore[arg-type]
+            found = read(given, reader, "forced", options, writer=load_model(MODELS[world]), **more)  # type: ignore[arg-type]
             print(
                 f"\n{world}: {found.writer} ({method}) -> {found.reader}, {found.traces} traces; normalised area by arm"
             )

@@ -6,13 +6,13 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from timing import MODELS
+
 from anchors import Rollouts, load_model
 from anchors.experiments.transfer_runs import RELAXED, model_runs
 from anchors.lab.oracle import same_event
 from anchors.lab.worlds import load_world
 from anchors.transfer import Transfer, transfer_anchors
-
-WRITERS = {"expression": "reasoner", "alchemy": "alchemist"}
 
 MATRIX, SHARED, SHIFTED, CONTINUATIONS = 12, 28, 16, 24
 """Traces of the matrix, of the reader axes and of the problem axes, and the reader's continuations in all three: traces
@@ -21,7 +21,7 @@ differ more than continuations do, so many traces with few continuations say mos
 
 def writer_runs(world: str, options: argparse.Namespace, *, writer: str | None = None, **knobs: Any) -> list[Rollouts]:
     """Rollouts of the world's writer on fresh problems, kept in the run directory; only traces with an answer."""
-    name = writer or WRITERS[world]
+    name = writer or MODELS[world].removeprefix("lab/")
     folder = options.out / "-".join([world, name, *(f"{k}={v}" for k, v in sorted(knobs.items()))])
     sizes: dict[str, Any] = {"traces": options.traces, "n": options.n, "seed": options.seed, "out": folder}
     return model_runs(load_world(world, **knobs), load_model(f"lab/{name}"), progress=True, **sizes)
