@@ -83,14 +83,14 @@ def test_a_calibration_is_reproduced_on_a_small_sample(name):
     assert found.tv <= found.tv_floor + card["evaluation"]["tv"] + 0.05
 
 
-NEAR = {"reasoner": 0.98, "reasoner-b": 0.9, "alchemist": 0.95}
-"""The least probability of the right verdict after a slip."""
+NEAR = {"reasoner": (0.98, 0.02), "reasoner-b": (0.9, 0.02), "reasoner-char": (0.98, 0.06), "alchemist": (0.95, 0.02)}
+"""The least probability of the right verdict after a slip, and how far right answers may fall short of the ceiling."""
 
 
-@pytest.mark.parametrize(("name", "finds_slip"), NEAR.items())
-def test_a_model_is_as_near_to_its_program_as_its_rollouts_can_tell_and_notices_slips(name, finds_slip):
-    figures = card_of(name)["evaluation"]
-    assert figures["steps_right"] >= figures["steps_ceiling"] - 0.01 and figures["gold"] >= figures["ceiling"] - 0.02
+@pytest.mark.parametrize("name", NEAR)
+def test_a_model_is_as_near_to_its_program_as_its_rollouts_can_tell_and_notices_slips(name):
+    figures, (finds_slip, short) = card_of(name)["evaluation"], NEAR[name]
+    assert figures["steps_right"] >= figures["steps_ceiling"] - 0.01 and figures["gold"] >= figures["ceiling"] - short
     assert figures["tv"] <= figures["tv_floor"] + 0.005 and figures["tv_high"] < 0.05
     assert figures["finds_slip"] >= finds_slip and figures["passes_right"] >= 0.98
 
