@@ -109,8 +109,12 @@ def plain_module(model: LensModel, attention: str) -> Any:
     return plain
 
 
-def same_distribution(first: Sequence[Counter[str]], second: Sequence[Counter[str]]) -> tuple[float, float, float]:
-    """Mean total variation over boundaries, its mean when labels are exchanged within each boundary, and the p-value."""
+def same_distribution(what: str, first: Sequence[Counter[str]], second: Sequence[Counter[str]]) -> str:
+    """Mean total variation over boundaries, its mean when labels are exchanged within each boundary, and the p-value.
+
+    Raises:
+        AssertionError: the p-value is so small that the two cannot be one distribution.
+    """
     rng = np.random.default_rng(0)
     observed, null = 0.0, np.zeros(SPLITS)
     for a, b in zip(first, second, strict=True):
@@ -121,7 +125,9 @@ def same_distribution(first: Sequence[Counter[str]], second: Sequence[Counter[st
         observed += float(total_variation(*rows))
         null += total_variation(splits, pooled - splits)
     p = (1 + int((null >= observed - 1e-9).sum())) / (SPLITS + 1)
-    return observed / len(first), float(null.mean()) / len(first), p
+    tv, floor = observed / len(first), float(null.mean()) / len(first)
+    assert p > LEAST_P, f"{what} differ from ours: TV {tv:.3f}, null floor {floor:.3f}, p {p:.1e}"
+    return f"TV {tv:.3f} (null {floor:.3f}, p {p:.2f})"
 
 
 def resident_mb(name: str) -> float:
