@@ -284,7 +284,7 @@ def resampling_memory(
     held = shape.cache(max(row_pass.ROWS, _doubled(rows)) * max(row_pass.ROOM, _doubled(longest)))
     parts = {
         "keys and values of traces": min(sum(trunks), engine.OPEN + max(trunks)),
-        "... side by side for compiled loops": min(sum(map(shape.cache, tokens)), row_loops.POOL) if on_cpu else 0,
+        "... side by side for compiled loops": 2 * min(sum(map(shape.cache, tokens)), row_loops.POOL) if on_cpu else 0,
         "one forward": (2 if doubled else 1) * shape.forward(max(tokens)),
         "weights in double precision": weights * 8 if doubled else 0,
         "keys and values of rollouts": held + held // shape.layers,

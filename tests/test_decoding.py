@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from anchors import models
-from anchors.models import engine, lean, load_model, loops, row_loops
+from anchors.models import engine, lean, load_model, loops, row_loops, row_pass
 from anchors.models.attention_pass import Call, LayerCache
 from anchors.models.base import Job, Sampling
 from anchors.models.decoding import Group, Rows, Strand
@@ -105,11 +105,63 @@ def test_loops_are_compiled_for_the_types_they_are_called_with(checkpoints, prob
         pytest.skip("by tensor calls nothing is compiled")
     jobs = [Job(problem_trace.text, end, "t", k, 0) for k, end in enumerate(problem_trace.boundaries)]
     assert len(list(engine.draw(model, jobs, sampling=Sampling(1.0, 0.9, 8), seed=0, batch_size=64))) == len(jobs)
-    assert [len(f.signatures) for f in (compiled.attend, compiled.sum_up, compiled.descend)] == [1, 1, 1]
+    names = ("attend", "add_and_norm", "rotate", "copy_rows", "sum_up", "descend")
+    assert {name: len(getattr(compiled, name).signatures) for name in names} == dict.fromkeys(names, 1)
 
 
-def test_rows_split_by_token_and_keep_what_they_have_written():
+def test_compiled_loops_between_matrix_products_are_the_tensor_calls(monkeypatch):
+    pytest.importorskip("numba", reason="numba is not installed, so no loop is compiled")
+    generator, norm = torch.Generator().manual_seed(0), (torch.linspace(-1, 2, 24), 1e-6)
+    x, more = torch.randn(2, 7, 24, generator=generator)
+    heads, angle = torch.randn(7, 3, 8, generator=generator), torch.randn(7, 1, 8, generator=generator)
+    found = []
+    for tried in (False, True):
+        monkeypatch.setattr(loops, "process", loops.Process(tried=tried))
+        assert (loops.load() is None) == tried
+        total, turned = x.clone(), lean._rotated(heads.clone(), angle.cos(), angle.sin())
+        found.append((lean._added(total, more, norm), total, turned))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=2e-6)
+    doubles = lean._added(x.double(), more.double(), (norm[0].double(), norm[1]))
+    torch.testing.assert_close(found[0][0], doubles.float(), atol=2e-6, rtol=2e-6)
+
+
+def test_trunks_in_the_pool_stay_what_they_are_while_others_come_and_go(way, monkeypatch):
+    if way != "pooled":
+        pytest.skip("only compiled loops that meet trunks have a pool")
+    generator, made = torch.Generator().manual_seed(0), []
+    fresh = lambda size: [LayerCache(*torch.randn(2, KV, size, WIDTH, generator=generator)) for _ in range(2)]  # noqa: E731
+    run = RowPass(fresh(1))
+    for number in range(40):
+        run.grow(number, fresh(3 + number % 5))
+        if number > 3:
+            run.fell(number - 3)
+        run.prepare(np.array([2]), np.array([0]), np.array([number]))
+        pool, first = run.looped.pool, run.looped.first
+        made += [pool] if not made or made[-1] is not pool else []
+        live = sum(held.cache[0][0].shape[2] for held in run.trunks.values())
+        assert pool[0].keys.shape[1] <= 4 * live
+        for n, held in run.trunks.items():
+            size = held.cache[0][0].shape[2]
+            for layer, kept in zip(pool, held.cache, strict=True):
+                for tensor, wanted in zip(layer, kept, strict=True):
+                    assert torch.equal(tensor[:, first[n] : first[n] + size], wanted[0])
+    assert 2 < len(made) < 20  # most trunks found room behind the last one
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_memory_nobody_has_written_to_is_zero_and_lies_at_a_line_of_the_cache(dtype):
+    """Where numbers of a head straddle two lines, a loop reads three for two."""
+    held = row_pass._untouched((3, 5, 7), dtype)
+    assert held.shape == (3, 5, 7) and held.dtype == dtype and not held.any()
+    assert held.data_ptr() % 64 == 0 and held.is_contiguous()
+    assert not (held + 1).eq(0).any()
+
+
+@pytest.mark.parametrize("room", [0, 1 << 20])
+def test_rows_split_by_token_and_keep_what_they_have_written(way, room, monkeypatch):
     """A random walk: every rollout's own tokens, and the key stored for each of them, must follow it from row to row."""
+    monkeypatch.setattr(row_pass, "UNTOUCHED", room)  # at 0 buffers are copied into larger ones on the way
     rng = np.random.default_rng(0)
     run = RowPass([LayerCache(*torch.zeros(2, 1, 4, 1))])
     run.grow(7, [LayerCache(*torch.zeros(2, 1, 4, 1))])

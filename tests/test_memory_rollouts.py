@@ -12,10 +12,9 @@ import pytest
 import torch
 
 from anchors import memory
-from anchors.models import load_model, ties
+from anchors.models import load_model, row_pass, ties
 from anchors.models.attention_pass import LayerCache
 from anchors.models.base import Sampling
-from anchors.models.row_pass import RowPass
 from anchors.resampling import plan_resampling, resample
 from anchors.rollouts import Rollouts
 
@@ -67,18 +66,20 @@ def test_logits_are_compared_a_block_at_a_time(checkpoints, problem_trace, monke
 
 
 def test_buffers_grow_a_layer_at_a_time(monkeypatch):
-    rows = RowPass([LayerCache(*torch.zeros(2, 2, 8, 4)) for _ in range(5)])
+    monkeypatch.setattr(row_pass, "UNTOUCHED", 0)
+    rows = row_pass.RowPass([LayerCache(*torch.zeros(2, 2, 8, 4)) for _ in range(5)])
     rows.reserve(4, 8)
-    rows.own[3].keys[2] = 7.0
+    rows.own[3].keys[2, :, :8] = 7.0
     before = [weakref.ref(layer.keys) for layer in rows.own]
-    pad, alive = torch.nn.functional.pad, []
+    larger, alive = row_pass._larger, []
 
-    def padded(tensor, by):
+    def made(*given):
         alive.append(sum(old() is not None for old in before))
-        return pad(tensor, by)
+        return larger(*given)
 
-    monkeypatch.setattr(torch.nn.functional, "pad", padded)
+    monkeypatch.setattr(row_pass, "_larger", made)
     rows.reserve(40, 50)
     assert alive[::2] == [5, 4, 3, 2, 1], "the layer before is let go of when the next is made"
     assert rows.own[3].keys.shape[0] >= 40 and rows.own[3].keys.shape[2] >= 50
-    np.testing.assert_array_equal(rows.own[3].keys[2, :, :32], 7.0)
+    np.testing.assert_array_equal(rows.own[3].keys[2, :, :8], 7.0)
+    assert rows.own[3].keys.sum() == 7.0 * rows.own[3].keys[2, :, :8].numel()

@@ -13,7 +13,10 @@ from inspect import unwrap
 from typing import Any
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 FAST = {"reassoc", "contract", "nsz", "arcp"}  # not "nnan" or "ninf": what a model returns is checked for both
 SINGLE, WORD = np.float32, np.uint64
@@ -29,11 +32,35 @@ def loop(function: Callable[..., Any]) -> Any:
         return njit(**options)(unwrap(function))
 
 
+def _line_of(_context, array, row, column):
+    """Code that asks for the line of the cache array[row, column] lies in, without waiting for it.
+
+    Asked for twice a token, a head of 32 numbers is all there when it is needed; of a wider one the processor fetches the rest.
+    """
+
+    def generate(context, builder, signature, given):
+        held = context.make_array(signature.args[0])(context, builder, given[0])
+        at = cgutils.get_item_pointer(context, builder, signature.args[0], held, list(given[1:]))
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        asked = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        call = builder.module.declare_intrinsic("llvm.prefetch", [byte], asked)
+        read, second_level, data = number(0), number(2), number(1)
+        builder.call(call, [builder.bitcast(at, byte), read, second_level, data])
+        return context.get_dummy_value()
+
+    return types.void(array, row, column), generate
+
+
+_fetch: Any = intrinsic(_line_of)
+
+
 @loop
-def _scores(query, keys, first, last, scale, softcap, scores, at):
-    """Scores of keys [first, last) from `at` on, and the largest."""
-    top = LOWEST
+def _scores(query, keys, first, last, scale, softcap, scores, at, ahead):
+    """Scores of keys [first, last) from `at` on, and the largest; asks for the same of `ahead` meanwhile."""
+    top, middle = LOWEST, len(query) // 2
     for t in range(first, last):
+        _fetch(ahead, t, 0)
+        _fetch(ahead, t, middle)
         total = SINGLE(0)
         for w in range(len(query)):
             total += query[w] * keys[t, w]
@@ -46,10 +73,14 @@ def _scores(query, keys, first, last, scale, softcap, scores, at):
 
 
 @loop
-def _add_values(out, values, first, last, weights, at):
-    """Add values [first, last), weighted by what lies from `at` on; four at a time, so that `out` is read a fourth as often."""
-    t = first
+def _add_values(out, values, first, last, weights, at, ahead):
+    """Add values [first, last), weighted by what lies from `at` on; four at a time, so that `out` is read a fourth as often.
+    Asks for the same of `ahead` meanwhile."""
+    t, middle = first, len(out) // 2
     while t + 4 <= last:
+        for x in range(t, t + 4):
+            _fetch(ahead, x, 0)
+            _fetch(ahead, x, middle)
         i = at + t - first
         a, b, c, d = weights[i], weights[i + 1], weights[i + 2], weights[i + 3]
         for w in range(len(out)):
@@ -93,24 +124,60 @@ def attend(
     scores = np.empty((own[1] - own[0] + trunk[1] - trunk[0]).max(), dtype=np.float32)
     power = np.empty(len(scores), dtype=np.int32)
     _, heads, groups, _ = query.shape
-    for r in order[begin:end]:
+    for place in range(begin, end):
+        r, later = order[place], order[min(place + 1, end - 1)]
         a, b, c, d = own[0, r], own[1, r], trunk[0, r], trunk[1, r]
         for h in range(heads):
+            ahead, next_head = (r, h + 1) if h + 1 < heads else (later, 0)
             own_keys[r, h, b - 1], own_values[r, h, b - 1] = key[r, h], value[r, h]
             for g in range(groups):
                 q, o = query[r, h, g], out[r, h, g]
                 top = max(
-                    _scores(q, own_keys[r, h], a, b, scale, softcap, scores, 0),
-                    _scores(q, keys[h], c, d, scale, softcap, scores, b - a),
+                    _scores(q, own_keys[r, h], a, b, scale, softcap, scores, 0, own_keys[ahead, next_head]),
+                    _scores(q, keys[h], c, d, scale, softcap, scores, b - a, keys[next_head]),
                 )
                 total = _exponentials(scores, b - a + d - c, top, power)
                 o[:] = 0
-                _add_values(o, own_values[r, h], a, b, scores, 0)
-                _add_values(o, values[h], c, d, scores, b - a)
+                _add_values(o, own_values[r, h], a, b, scores, 0, own_values[ahead, next_head])
+                _add_values(o, values[h], c, d, scores, b - a, values[next_head])
                 share = SINGLE(1) / total
                 for w in range(len(o)):
                     o[w] *= share
                 log_sum[r, h, g] = top + math.log(total)
+
+
+@loop
+def add_and_norm(x, more, weight, epsilon, out):
+    """Add `more` to `x` [row, width], and put the RMS norm of the sum, times `weight`, into `out`."""
+    width = x.shape[1]
+    for r in range(len(x)):
+        total = SINGLE(0)
+        for w in range(width):
+            x[r, w] += more[r, w]
+            total += x[r, w] * x[r, w]
+        scale = SINGLE(1) / math.sqrt(total / SINGLE(width) + epsilon)
+        for w in range(width):
+            out[r, w] = x[r, w] * scale * weight[w]
+
+
+@loop
+def rotate(x, cos, sin):
+    """Rotary positions, in place: x [row, head, width] cos + rotate_half(x) sin."""
+    half = x.shape[2] // 2
+    for r in range(len(x)):
+        for h in range(x.shape[1]):
+            for w in range(half):
+                low, high = x[r, h, w], x[r, h, w + half]
+                x[r, h, w] = low * cos[r, 0, w] - high * sin[r, 0, w]
+                x[r, h, w + half] = high * cos[r, 0, w + half] + low * sin[r, 0, w + half]
+
+
+@loop
+def copy_rows(held, sources, targets, counts):
+    """Copy the first `counts` tokens of some rows of `held` [row, head, token, width] to others."""
+    for i in range(len(sources)):
+        for h in range(held.shape[1]):
+            held[targets[i], h, : counts[i]] = held[sources[i], h, : counts[i]]
 
 
 @loop
@@ -129,10 +196,11 @@ def sum_up(nodes, edges):
     for row in nodes:
         for level in range(1, len(edges) - 1):
             below, start, half = edges[level - 1], edges[level], edges[level + 1] - edges[level]
-            for j in range(half):
-                row[start + j] = row[below + j]
-            for j in range(start - below - half):
-                row[start + j] += row[below + half + j]
+            left, right, total = row[below : below + half], row[below + half : start], row[start : start + half]
+            for j in range(len(right)):
+                total[j] = left[j] + right[j]
+            for j in range(len(right), half):
+                total[j] = left[j]
 
 
 @loop
@@ -156,6 +224,9 @@ def warm() -> None:
     four, three, two = (np.ones((1,) * n, dtype=np.float32) for n in (4, 3, 2))
     own, none = (np.array([[0], [end]], dtype=np.int64) for end in (1, 0))
     attend(0, 1, none[0], four, three, three, four, four, own, three, three, none, SINGLE(1), SINGLE(0), four, three)
+    add_and_norm(two, two, two[0], SINGLE(1), two)
+    rotate(three, three, three)
     edges, at = np.array([0, 1], dtype=np.int64), np.zeros(1, dtype=np.int64)
+    copy_rows(four, at, at, at)
     sum_up(two, edges)
     descend(two, edges, at, at.astype(np.uint64), at.astype(np.uint64), 0, 0.0, 0.0)

@@ -73,8 +73,8 @@ class Rows:
 
     def record(self, tree: Tree, hidden: Float[Tensor, "row width"], most: int) -> None:
         """Add the tokens just fed to a tree, up to `most` bytes of it; `hidden` are the states they left."""
-        if self.run.kept:
-            self.node = tree.record(self.node, self.last, Fed(hidden, torch.stack(self.run.kept, dim=1)), most)
+        if self.run.kept is not None:
+            self.node = tree.record(self.node, self.last, Fed(hidden, self.run.kept), most)
         else:
             self.node = np.full_like(self.node, NONE)
 
@@ -103,7 +103,7 @@ class Rows:
         slot[~kept] = free
         if len(free):
             self.run.reserve(len(parent), 0)
-            self.run.copy(parent[~kept], free, int(self.count.max()))
+            self.run.copy(parent[~kept], free, self.count[parent[~kept]])
         return slot
 
     def _widen(self, tokens: int) -> None:

@@ -29,6 +29,7 @@ class Endings:
         self.last = {s[-1] for s in sampling.stop if s}
         self.tail = max(map(len, sampling.stop), default=0) + 4
         self.kinds = np.zeros(max(model.vocabulary, 1), dtype=np.int8)
+        self.contexts: dict[tuple[int, ...], int] = {}  # characters of the last tokens of every prefix
         self.ends = np.isin(np.arange(len(self.kinds)), list(model.end_ids))
 
     def stopped(
@@ -60,7 +61,9 @@ class Endings:
     ) -> Completion:
         """The text of a finished rollout, without its end token and cut after the first stop string."""
         tokens, ended = len(written), bool(written) and written[-1] in self.model.end_ids
-        context, body = list(prefix[-CONTEXT:]), written[:-1] if ended else written
-        text = self.model.decode([*context, *body])[len(self.model.decode(context)) :]
+        context, body = tuple(prefix[-CONTEXT:]), written[:-1] if ended else written
+        if context not in self.contexts:
+            self.contexts[context] = len(self.model.decode(list(context)))
+        text = self.model.decode([*context, *body])[self.contexts[context] :]
         cuts = [text.index(s) + len(s) for s in self.stop if s in text]
         return Completion(text[: min(cuts)] if cuts else text, tokens, finish)

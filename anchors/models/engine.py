@@ -118,6 +118,7 @@ class Draws:
         self.batch_size = batch_size
         self.jobs: list[Job] = []
         self.prefixes: list[list[int]] = []
+        self.encoded: dict[tuple[str, int], list[int]] = {}
         self.starts, self.limits, self.trunk = (np.zeros(0, dtype=np.int64) for _ in range(3))
         self.streams = np.zeros(0, dtype=np.uint64)
         self.trunks: dict[int, Trunk] = {}
@@ -168,7 +169,7 @@ class Draws:
         number, first = self.opened, len(self.jobs)
         self.opened += 1
         self._close()
-        prefixes = {(text, end): _prefix(self.model, text[:end]) for text, end in {(j.text, j.end) for j in jobs}}
+        prefixes = {place: self._prefix(*place) for place in {(j.text, j.end) for j in jobs}}
         self.model.check_length(max(map(len, prefixes.values())) + 1, what="the longest prefix with one new token")
         trunk = self._trunk(jobs, next(iter(prefixes.values())))
         self.margin = max(self.margin, trunk.margin)
@@ -218,12 +219,25 @@ class Draws:
         if len({job.text for job in jobs}) > 1:
             return bare_trunk(self.model, probe)
         text, last = jobs[0].text, max(job.end for job in jobs)
-        encoded = self.model.encode(text[:last])
+        start, whole = self._ids(text, last), self._ids(text, len(text))
         ahead = min(self.sampling.max_new_tokens, AHEAD * len(jobs))
-        whole = self.model.encode(text).ids if last < len(text) else encoded.ids
-        ids = whole if whole[: len(encoded.ids)] == encoded.ids else encoded.ids
-        ids = ids[: min(self.model.context, len(encoded.ids) + ahead)]
-        return trunk_of(self.model, ids, tuple(token_spans(encoded.offsets, jobs[0].blocked).spans))
+        ids = whole if whole[: len(start)] == start else start
+        ids = ids[: min(self.model.context, len(start) + ahead)]
+        blocked = jobs[0].blocked
+        cut = token_spans(self.model.encode(text[:last]).offsets, blocked).spans if blocked else ()
+        return trunk_of(self.model, ids, tuple(cut))
+
+    def _ids(self, text: str, end: int) -> list[int]:
+        """The tokens of a text up to a character, worked out once."""
+        if (text, end) not in self.encoded:
+            self.encoded[text, end] = self.model.encode(text[:end]).ids
+        return self.encoded[text, end]
+
+    def _prefix(self, text: str, end: int) -> list[int]:
+        ids = self._ids(text, end)
+        if not ids:
+            raise ValueError(f"{self.model.name} has no beginning-of-text token, so it cannot continue an empty prefix")
+        return ids
 
     def _enter(self, jobs: list[Job], number: int, prefixes: list[list[int]]) -> None:
         starts = np.array([len(ids) for ids in prefixes])
@@ -353,10 +367,3 @@ def _cut(group: Group, batch_size: int) -> Iterator[Group]:
     """A group in pieces of no more rollouts than a batch has rows."""
     for a in range(0, len(group.rollouts), batch_size):
         yield group._replace(rollouts=group.rollouts[a : a + batch_size])
-
-
-def _prefix(model: LensModel, prefix: str) -> list[int]:
-    ids = model.encode(prefix).ids
-    if not ids:
-        raise ValueError(f"{model.name} has no beginning-of-text token, so it cannot continue an empty prefix")
-    return ids

@@ -2,7 +2,7 @@
 
 1. `lean_forward` recognises the standard block: RMSNorm, q/k/v projections (q/k-norm in Qwen3), rotary positions,
    grouped-query attention, SwiGLU, in float32 or float64, with no hook on any part of it. Rotary tables are the
-   module's own.
+   module's own. With compiled loops (`loops`) what is left between two matrix products is one of them.
 2. Before it is used on a model it must reproduce the module's hidden states on a probe; else, and for every other
    architecture, the module itself is run. A log line says which.
 """
@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from anchors.models import loops
 from anchors.models.attention_pass import Call, TracePass
 from anchors.models.row_pass import RowPass
 from anchors.models.ties import untouched
@@ -121,18 +122,19 @@ class LeanForward:
     def __call__(self, ids: Int[Tensor, " row"], run: RowPass) -> Float[Tensor, "row width"]:
         cos, sin = self.rotary_at(run.positions)
         x = F.embedding(ids, self.embedding)
-        for index, block in enumerate(self.blocks):
-            x = x + self._attention(index, block, _normalised(x, block.before), cos, sin, run)
-            y = _normalised(x, block.after)
-            x += F.linear(block.gated(y), *block.down)
-        return _normalised(x, self.norm)
+        norms = [*(block.before for block in self.blocks[1:]), self.norm]
+        y = _normalised(x, self.blocks[0].before)
+        for index, (block, norm) in enumerate(zip(self.blocks, norms, strict=True)):
+            y = _added(x, self._attention(index, block, y, cos, sin, run), block.after)
+            y = _added(x, F.linear(block.gated(y), *block.down), norm)
+        return y
 
     def _attention(self, index: int, block: Block, x: Tensor, cos: Tensor, sin: Tensor, run: RowPass) -> Tensor:
         shape = (len(x), -1, self.head_width)
         query, key, value = (F.linear(x, *p).view(shape) for p in (block.query, block.key, block.value))
         if block.head_norms is not None:
             query, key = _normalised(query, block.head_norms[0]), _normalised(key, block.head_norms[1])
-        query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+        query, key = _rotated(query, cos, sin), _rotated(key, cos, sin)
         call = Call(index, query[:, :, None], key[:, :, None], value[:, :, None], block.scaling, block.window, None)
         return F.linear(run.attend(call).view(len(x), -1), *block.out)
 
@@ -154,6 +156,26 @@ def _norm(norm: Any) -> Norm:
 
 def _normalised(x: Tensor, norm: Norm) -> Tensor:
     return F.rms_norm(x, norm[0].shape, *norm)
+
+
+def _added(x: Tensor, more: Tensor, norm: Norm) -> Tensor:
+    """Add `more` to `x` in place, and return the sum normalised."""
+    compiled = loops.loaded() if loops.suit(x) else None
+    if compiled is None:
+        return _normalised(x.add_(more), norm)
+    out = torch.empty_like(x)
+    weight, epsilon = norm[0].detach().numpy(), np.float32(norm[1])
+    compiled.add_and_norm(x.numpy(), more.numpy(), weight, epsilon, out.numpy())
+    return out
+
+
+def _rotated(x: Float[Tensor, "row head width"], cos: Tensor, sin: Tensor) -> Float[Tensor, "row head width"]:
+    """`rotate`, in place where that is compiled."""
+    compiled = loops.loaded() if loops.suit(x) else None
+    if compiled is None:
+        return rotate(x, cos, sin)
+    compiled.rotate(x.numpy(), cos.numpy(), sin.numpy())
+    return x
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

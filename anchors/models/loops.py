@@ -16,7 +16,7 @@ import torch
 
 log = logging.getLogger(__name__)
 
-SOON = 1 << 14
+SOON = 1 << 13
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Attention of rows in one compiled loop a layer, where numba is installed: each row over exactly the keys it sees.
 
 1. Own keys are met there. A row's trunk is, too, where matrix products over trunks would be many and small: then the
-   trunks lie side by side in a pool, which is made anew when one is opened or let go.
+   trunks lie side by side in a pool, which is made anew when no more fit behind the last one.
 2. In float32 on a CPU, while no open text has blocked characters; everything else goes through tensor calls (`row_pass`).
 3. Rows are independent, so as many threads as torch has share them where there is enough to do.
 """
@@ -41,7 +41,8 @@ class RowLoops:
         self.compiled, self.numbers = compiled, numbers  # in the keys of one token
         self.pool: list[LayerCache] | None = None
         self.bytes: int | None = None
-        self.first: dict[int, int] = {}
+        self.first: dict[int, int] = {}  # column of the pool where each trunk begins
+        self.end = 0
 
     @staticmethod
     def of(own: Sequence[LayerCache], rows: int) -> RowLoops | None:
@@ -52,7 +53,7 @@ class RowLoops:
 
     def forget(self) -> None:
         """Trunks were opened or let go."""
-        self.pool = self.bytes = None
+        self.bytes = None
 
     def prepare(
         self,
@@ -70,17 +71,25 @@ class RowLoops:
         few = int(shared.sum()) * self.numbers < FEW * len(set(trunk.tolist()))
         self.trunks_too = few and self.bytes < POOL
         if self.trunks_too:
-            if self.pool is None:
-                self._join(trunks)
+            self._join(trunks)
             self.start = np.array([self.first[n] for n in trunk.tolist()])
         self.order = np.argsort(trunk, kind="stable")  # so that a trunk stays in the cache while its rows are met
         self._ranges: dict[int | None, tuple[Ranges, Ranges, np.ndarray]] = {}
 
     def _join(self, trunks: Mapping[int, Seen]) -> None:
-        sizes = [held.cache[0][0].shape[2] for held in trunks.values()]
-        self.first = dict(zip(trunks, np.cumsum([0, *sizes]).tolist(), strict=False))
-        layers = zip(*(held.cache for held in trunks.values()), strict=True)
-        self.pool = [LayerCache(*(torch.cat(t, dim=2)[0] for t in zip(*layer, strict=True))) for layer in layers]
+        """Put the trunks that are not in the pool yet behind the last one there, or all into a new pool with room for as many."""
+        sizes = {n: held.cache[0][0].shape[2] for n, held in trunks.items()}
+        new = [n for n in trunks if n not in self.first]
+        if self.pool is None or self.end + sum(sizes[n] for n in new) > self.pool[0].keys.shape[1]:
+            room, like = 2 * sum(sizes.values()), next(iter(trunks.values())).cache
+            self.pool = [LayerCache(*(t.new_empty(t.shape[1], room, t.shape[3]) for t in layer)) for layer in like]
+            self.first, self.end, new = {}, 0, list(trunks)
+        for n in new:
+            place = slice(self.end, self.end + sizes[n])
+            for pool, held in zip(self.pool, trunks[n].cache, strict=True):
+                for target, tensor in zip(pool, held, strict=True):
+                    target[:, place] = tensor[0]
+            self.first[n], self.end = place.start, place.stop
 
     def ranges(self, window: int | None) -> tuple[Ranges, Ranges, Integer[np.ndarray, " row"]]:
         """From where up to where every row sees its own tokens, and columns of the pool; all that rows see up to each, in order."""
@@ -93,6 +102,17 @@ class RowLoops:
             seen = own[1] - own[0] + trunk[1] - trunk[0]
             self._ranges[window] = own, trunk, np.cumsum(seen[self.order])
         return self._ranges[window]
+
+    def copy(
+        self,
+        own: Sequence[LayerCache],
+        sources: Integer[np.ndarray, " copy"],
+        targets: Integer[np.ndarray, " copy"],
+        tokens: Integer[np.ndarray, " copy"],
+    ) -> None:
+        """Copy the first tokens of rows to other rows."""
+        for held in (t for layer in own for t in layer):
+            self.compiled.copy_rows(held.numpy(), sources, targets, tokens)
 
     def attend(self, call: Call, query: Tensor, own: LayerCache) -> Part:
         """[row, kv head, group, width]: over own tokens, the new one kept among them, and over trunks where `trunks_too`."""

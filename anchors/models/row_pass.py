@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -25,6 +27,8 @@ from anchors.models.parts import Part, fused_part
 from anchors.models.row_loops import RowLoops
 
 ROWS, ROOM, CUT = 16, 32, 16
+UNTOUCHED = 512 << 20  # bytes that rows get at once on a CPU, where what is not written to takes none
+PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 HIDDEN = -1e30  # finite, so that a row with nothing to see in one part gets weight zero there and not NaN
 NOTHING = -80.0  # its exponential is lost beside 1 in double precision too; that of -1e30 takes twenty times as long
 
@@ -59,7 +63,9 @@ class RowPass:
         kv_heads, _, width = like[0].keys.shape
         self.own = [LayerCache(*(like[0].keys.new_zeros(0, kv_heads, ROOM, width) for _ in "kv")) for _ in like]
         self.device = like[0].keys.device
-        self.keep, self.kept = False, []
+        self.used = 0  # tokens of the longest row there has been
+        self.keep = False
+        self.kept: Float[Tensor, "row part kv_head width"] | None = None  # of the last tokens, layer after layer
         self.loops: RowLoops | None = None
 
     def grow(self, number: int, cache: Sequence[LayerCache], cut: Sequence[tuple[int, int]] = ()) -> None:
@@ -79,13 +85,24 @@ class RowPass:
     def reserve(self, rows: int, tokens: int) -> None:
         """Make room for this many rows of this many tokens each, doubling what there is."""
         held, _, room, _ = self.own[0].keys.shape
+        used, self.used = self.used, max(self.used, tokens)
         if rows <= held and tokens <= room:
             return
-        more_rows = max(rows, 2 * held, ROWS) - held if rows > held else 0
+        if not held:
+            self._first_room(rows, tokens)
+            return
+        more_rows = max(rows, 2 * held) - held if rows > held else 0
         more_room = max(tokens, 2 * room) - room if tokens > room else 0
-        pad = (0, 0, 0, more_room, 0, 0, 0, more_rows)
         for index, layer in enumerate(self.own):  # one after the other, so that old and new never lie side by side
-            self.own[index] = LayerCache(*(torch.nn.functional.pad(t, pad) for t in layer))
+            self.own[index] = LayerCache(*(_larger(t, held + more_rows, room + more_room, used) for t in layer))
+
+    def _first_room(self, rows: int, tokens: int) -> None:
+        rows, tokens = max(rows, ROWS), max(tokens, ROOM)
+        if self.device.type == "cpu":
+            size = sum(t.shape[1] * t.shape[3] * t.element_size() for layer in self.own for t in layer)
+            while 2 * rows * tokens * size <= UNTOUCHED:
+                rows, tokens = (2 * rows, tokens) if rows <= tokens else (rows, 2 * tokens)
+        self.own = [LayerCache(*(_larger(t, rows, tokens, 0) for t in layer)) for layer in self.own]
 
     def fill(self, row: int, cache: Sequence[LayerCache]) -> None:
         """Set a row's first own tokens."""
@@ -100,14 +117,18 @@ class RowPass:
         for part, tensor in enumerate(t for layer in self.own for t in layer):
             tensor[at, :, place] = past[:, part]
 
-    def copy(self, sources: np.ndarray, targets: np.ndarray, tokens: int) -> None:
-        """Copy rows to other rows; no target may be a source."""
+    def copy(self, sources: np.ndarray, targets: np.ndarray, tokens: Integer[np.ndarray, " copy"]) -> None:
+        """Copy the first tokens of rows to other rows; no target may be a source."""
         if not len(sources):
             return
+        if self.loops is not None:
+            self.loops.copy(self.own, sources, targets, tokens)
+            return
+        most = int(tokens.max())
         a, b = (torch.from_numpy(x).to(self.device) for x in (sources, targets))
         for layer in self.own:
             for tensor in layer:
-                tensor[b, :, :tokens] = tensor[a, :, :tokens]
+                tensor[b, :, :most] = tensor[a, :, :most]
 
     def prepare(
         self,
@@ -118,7 +139,10 @@ class RowPass:
         """Set how much of which trunk (None for the only one) every row sees, and how many own tokens it has already."""
         self.rows, self.length = len(shared), int(fed.max()) + 1
         self.reserve(self.rows, self.length)
-        self.kept = []
+        self.kept = None
+        if self.keep:
+            kv_heads, width = self.own[0].keys.shape[1::2]
+            self.kept = self.own[0].keys.new_empty(self.rows, 2 * len(self.own), kv_heads, width)
         trunk = np.full_like(shared, min(self.trunks)) if trunk is None else trunk
         self.shared, self.fed = (torch.from_numpy(x).to(self.device) for x in (shared, fed))
         self.positions = self.shared + self.fed
@@ -197,8 +221,9 @@ class RowPass:
     def attend(self, call: Call) -> Float[Tensor, "row head 1 width"]:
         """Attention of one new token a row, whose keys and values are kept in the rows' slots."""
         own = self.own[call.layer]
-        if self.keep:
-            self.kept += call.key[:, :, 0], call.value[:, :, 0]
+        if self.kept is not None:
+            for part, tensor in enumerate((call.key, call.value)):
+                self.kept[:, 2 * call.layer + part] = tensor[:, :, 0]
         query = call.query.reshape(self.rows, own.keys.shape[1], -1, own.keys.shape[3])  # row, kv head, group, width
         part = self._over_own(call, query, own) if self.looped is None else self.looped.attend(call, query, own)
         if any(segment.reach for segment in self.segments):
@@ -232,6 +257,20 @@ class RowPass:
             found = Part(part.out[self.long], part.log_sum[self.long]).mixed_with(found)
             part.out[self.long], part.log_sum[self.long] = found
         return part
+
+
+def _larger(held: Float[Tensor, "row head token width"], rows: int, room: int, used: int) -> Tensor:
+    """The first `used` tokens of every row, with zeros around them."""
+    shape = (rows, held.shape[1], room, held.shape[3])
+    larger = _untouched(shape, held.dtype) if held.device.type == "cpu" else held.new_zeros(shape)
+    larger[: len(held), :, :used] = held[:, :, :used]
+    return larger
+
+
+def _untouched(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Zeros that take no memory before they are written to; those of torch do."""
+    size = math.prod(shape) * dtype.itemsize
+    return torch.frombuffer(mmap.mmap(-1, max(1, size), **PRIVATE), dtype=torch.uint8)[:size].view(dtype).view(shape)
 
 
 def _near(fed: Integer[np.ndarray, " row"], length: int) -> int:

@@ -66,7 +66,7 @@ def next_token_odds(logits: Float[Tensor, "row vocabulary"], sampling: Sampling)
     """
     edges = _edges(logits.shape[1])
     nodes = logits.new_empty(len(logits), int(edges[-1]))
-    nodes[:, : edges[1]] = torch.softmax(logits / sampling.temperature, dim=-1)
+    torch.softmax(logits / sampling.temperature, dim=-1, out=nodes[:, : edges[1]])
     compiled = _compiled(nodes)
     if compiled is None:
         _sum_up(nodes, edges.tolist())

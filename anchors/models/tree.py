@@ -203,7 +203,7 @@ class Tree:
         assert self.fed is not None
         source, target = (torch.tensor(x, device=fed.hidden.device) for x in (rows, nodes))
         for held, tensor in zip(self.fed, fed, strict=True):
-            held[target] = tensor[source]
+            held.index_copy_(0, target, tensor if len(rows) == len(tensor) else tensor[source])
 
     def drop(self, first: int, last: int) -> None:
         """Forget what grew from the places `first` down to `last`, which is excluded."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from jaxtyping import Float
@@ -38,7 +39,7 @@ class Trunk:
     referee: Referee
     margin: float
 
-    @property
+    @cached_property
     def bytes(self) -> int:
         """Memory it holds; the double-precision pass beside it has twice as much."""
         held = [self.hidden, *(t for layer in self.cache for t in layer)]
