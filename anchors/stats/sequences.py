@@ -55,23 +55,33 @@ def log_evidence(counts: Arrivals, value: float | np.ndarray = 0.0) -> Float[np.
 
     e = min over p of K(value, p) L(p), K = sum_j w_j prod (1 + b_j (W - value)), L the beta mixture's likelihood ratio.
     """
-    m = np.broadcast_to(np.asarray(value, dtype=float), counts.left.shape)[:, None]
     p = _candidates(counts)
+    return _least(counts, value, p, _log_beta_ratio(counts, p))
+
+
+def _least(
+    counts: Arrivals,
+    value: float | np.ndarray,
+    p: Float[np.ndarray, "sentence candidate"],
+    ratio: Float[np.ndarray, "sentence candidate"],
+) -> Float[np.ndarray, " sentence"]:
+    """The least over candidates p of ln K(value, p) + ratio."""
+    m = np.broadcast_to(np.asarray(value, dtype=float), counts.left.shape)[:, None]
     up, down = p - m, 1 - p + m  # the largest gain of W - m, and its largest loss
     possible = (up > EDGE / 2) & (down > EDGE / 2)
     up, down = np.where(possible, up, 1.0), np.where(possible, down, 1.0)
-    bets = np.concatenate([BETS / down[..., None], -BETS / up[..., None]], axis=-1)
-    weights = np.concatenate([WEIGHTS, WEIGHTS]) / 2
-    passed, hit, missed = (x[:, None, None] for x in (counts.passed, counts.left_hit, counts.left - counts.left_hit))
+    bets = np.concatenate([BETS[:, None, None] / down, -BETS[:, None, None] / up])
+    weights = np.concatenate([WEIGHTS, WEIGHTS])[:, None, None] / 2
+    passed, hit, missed = (x[:, None] for x in (counts.passed, counts.left_hit, counts.left - counts.left_hit))
     logs = (
-        passed * np.log1p(np.maximum(-bets * m[..., None], EDGE - 1))
-        + hit * np.log1p(-bets * down[..., None])
-        + missed * np.log1p(bets * up[..., None])
-    ) + np.log(weights)
-    top = logs.max(-1)
-    capital = top + np.log(np.exp(logs - top[..., None]).sum(-1))
-    total = np.where(possible, capital + _log_beta_ratio(counts, p), np.inf)
-    return total.min(-1)
+        passed * np.log1p(np.maximum(-bets * m, EDGE - 1))
+        + hit * np.log1p(-bets * down)
+        + missed * np.log1p(bets * up)
+        + np.log(weights)
+    )
+    top = logs.max(0)
+    capital = top + np.log(np.exp(logs - top).sum(0))
+    return np.where(possible, capital + ratio, np.inf).min(-1)
 
 
 def _candidates(counts: Arrivals) -> Float[np.ndarray, "sentence candidate"]:
@@ -109,12 +119,13 @@ def anytime_interval(counts: Arrivals, *, level: float = 0.95) -> Interval:
     value, limit = counts.difference, -np.log(1 - level)
     measured = ~np.isnan(value)
     rows = Arrivals(*(x[measured] for x in counts))
-    ends = []
+    p = _candidates(rows)
+    ratio, ends = _log_beta_ratio(rows, p), []
     for side in (-1.0, 1.0):
         inside, outside = value[measured].copy(), np.full(measured.sum(), side)
         for _ in range(HALVINGS):
             middle = (inside + outside) / 2
-            covered = log_evidence(rows, middle) < limit
+            covered = _least(rows, middle, p, ratio) < limit
             inside, outside = np.where(covered, middle, inside), np.where(covered, outside, middle)
         ends.append(np.full(len(value), np.nan))
         ends[-1][measured] = outside
