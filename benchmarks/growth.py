@@ -175,7 +175,7 @@ def plot(growths: Sequence[Growth], path: Path) -> None:
 
     panels = sorted({(g.unit, g.against) for g in growths}, reverse=True)
     rows = -(-len(panels) // 3)
-    figure = Figure(figsize=(9.6, 2.9 * rows), layout="constrained")
+    figure = Figure(figsize=(9.6, 3.1 * rows), layout="constrained")
     axes = figure.subplots(rows, 3, squeeze=False).ravel()
     colour = {name: f"C{k}" for k, name in enumerate(dict.fromkeys(g.what for g in growths))}
     for axis, (unit, against) in zip(axes, panels, strict=False):
@@ -189,7 +189,7 @@ def plot(growths: Sequence[Growth], path: Path) -> None:
         axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         for side in (axis.xaxis, axis.yaxis):
             side.set_minor_formatter(NullFormatter())
-        axis.legend(fontsize=7, frameon=False)
+        axis.legend(fontsize=7, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     for axis in axes[len(panels) :]:
         axis.remove()
     with matplotlib.rc_context({"svg.hashsalt": "growth"}):

@@ -212,6 +212,7 @@ def bill() -> None:
         ("lab/reasoner", "expression", 100, (11,)), ("lab/alchemist", "alchemy", 60, (12,)),
         ("lab/reasoner", "expression", 20, (13,)), ("lab/reasoner-b", "expression", 200, (14,)),
         ("lab/alchemist", "alchemy", 30, (15, 16, 17, 18)), ("lab/reasoner", "expression", 50, (19, 20, 21)),
+        ("lab/reasoner", "expression", 400, (22,)), ("lab/alchemist", "alchemy", 400, (23,)),
     )  # fmt: skip
     errors = []
     for name, world, n, seeds in settings:
