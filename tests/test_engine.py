@@ -102,6 +102,15 @@ def test_one_and_two_threads_agree(tiny, problem_trace, monkeypatch):
         torch.set_num_threads(before)
 
 
+def test_a_text_is_encoded_once_however_often_it_is_opened(tiny, problem_trace, monkeypatch):
+    jobs, read, encode = all_jobs(problem_trace, 8), Counter(), tiny.encode
+    monkeypatch.setattr(tiny, "encode", lambda text: read.update([text]) or encode(text))
+    found = drawn(tiny, [*(j for j in jobs if j.sample < 4), None, *(j for j in jobs if j.sample >= 4)])
+    assert set(read) == {problem_trace.text[:end] for end in {len(problem_trace.text), *problem_trace.boundaries}}
+    assert set(read.values()) == {1}
+    assert found == drawn(tiny, jobs)
+
+
 def test_texts_drawn_together_equal_texts_drawn_alone(tiny, problem_trace):
     texts = [problem_trace.before(i) for i in (3, 6, 9)]
     jobs = [Job(text, len(text), f"text {i}", 0, s) for i, text in enumerate(texts) for s in range(2)]
