@@ -126,7 +126,7 @@ def test_compiled_loops_between_matrix_products_are_the_tensor_calls(monkeypatch
     torch.testing.assert_close(found[0][0], doubles.float(), atol=2e-6, rtol=2e-6)
 
 
-def test_trunks_in_the_pool_stay_what_they_are_while_others_come_and_go(way, monkeypatch):
+def test_trunks_in_the_pool_stay_what_they_are_while_others_come_and_go(way):
     if way != "pooled":
         pytest.skip("only compiled loops that meet trunks have a pool")
     generator, made = torch.Generator().manual_seed(0), []

@@ -101,6 +101,7 @@ class LeanForward:
         base = model.module.base_model
         self.rotary, self.embedding, self.norm = base.rotary_emb, base.embed_tokens.weight, _norm(base.norm)
         self.blocks = [_block(layer) for layer in base.layers]
+        self.norms = [*(block.before for block in self.blocks[1:]), self.norm]  # what follows every block
         self.head_width = base.layers[0].self_attn.head_dim
         self.tables = self._rotary(512)
 
@@ -122,9 +123,8 @@ class LeanForward:
     def __call__(self, ids: Int[Tensor, " row"], run: RowPass) -> Float[Tensor, "row width"]:
         cos, sin = self.rotary_at(run.positions)
         x = F.embedding(ids, self.embedding)
-        norms = [*(block.before for block in self.blocks[1:]), self.norm]
         y = _normalised(x, self.blocks[0].before)
-        for index, (block, norm) in enumerate(zip(self.blocks, norms, strict=True)):
+        for index, (block, norm) in enumerate(zip(self.blocks, self.norms, strict=True)):
             y = _added(x, self._attention(index, block, y, cos, sin, run), block.after)
             y = _added(x, F.linear(block.gated(y), *block.down), norm)
         return y
@@ -160,7 +160,7 @@ def _normalised(x: Tensor, norm: Norm) -> Tensor:
 
 def _added(x: Tensor, more: Tensor, norm: Norm) -> Tensor:
     """Add `more` to `x` in place, and return the sum normalised."""
-    compiled = loops.loaded() if loops.suit(x) else None
+    compiled = loops.loaded_for(x)
     if compiled is None:
         return _normalised(x.add_(more), norm)
     out = torch.empty_like(x)
@@ -171,7 +171,7 @@ def _added(x: Tensor, more: Tensor, norm: Norm) -> Tensor:
 
 def _rotated(x: Float[Tensor, "row head width"], cos: Tensor, sin: Tensor) -> Float[Tensor, "row head width"]:
     """`rotate`, in place where that is compiled."""
-    compiled = loops.loaded() if loops.suit(x) else None
+    compiled = loops.loaded_for(x)
     if compiled is None:
         return rotate(x, cos, sin)
     compiled.rotate(x.numpy(), cos.numpy(), sin.numpy())

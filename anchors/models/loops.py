@@ -41,6 +41,11 @@ def loaded() -> ModuleType | None:
     return process.compiled
 
 
+def loaded_for(like: Any) -> ModuleType | None:
+    """The compiled loops, where something has loaded them and they can run on such a tensor."""
+    return loaded() if suit(like) else None
+
+
 def after(rows: int) -> ModuleType | None:
     """The compiled loops, loaded if with these rows enough have been fed."""
     process.rows += rows

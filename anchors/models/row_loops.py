@@ -78,8 +78,10 @@ class RowLoops:
 
     def _join(self, trunks: Mapping[int, Seen]) -> None:
         """Put the trunks that are not in the pool yet behind the last one there, or all into a new pool with room for as many."""
-        sizes = {n: held.cache[0][0].shape[2] for n, held in trunks.items()}
         new = [n for n in trunks if n not in self.first]
+        if not new:
+            return
+        sizes = {n: held.cache[0][0].shape[2] for n, held in trunks.items()}
         if self.pool is None or self.end + sum(sizes[n] for n in new) > self.pool[0].keys.shape[1]:
             room, like = 2 * sum(sizes.values()), next(iter(trunks.values())).cache
             self.pool = [LayerCache(*(t.new_empty(t.shape[1], room, t.shape[3]) for t in layer)) for layer in like]

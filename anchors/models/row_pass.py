@@ -88,21 +88,22 @@ class RowPass:
         used, self.used = self.used, max(self.used, tokens)
         if rows <= held and tokens <= room:
             return
-        if not held:
-            self._first_room(rows, tokens)
-            return
-        more_rows = max(rows, 2 * held) - held if rows > held else 0
-        more_room = max(tokens, 2 * room) - room if tokens > room else 0
+        if held:
+            rows = max(rows, 2 * held) if rows > held else held
+            tokens = max(tokens, 2 * room) if tokens > room else room
+        else:
+            rows, tokens = self._first_room(rows, tokens)
         for index, layer in enumerate(self.own):  # one after the other, so that old and new never lie side by side
-            self.own[index] = LayerCache(*(_larger(t, held + more_rows, room + more_room, used) for t in layer))
+            self.own[index] = LayerCache(*(_larger(t, rows, tokens, used) for t in layer))
 
-    def _first_room(self, rows: int, tokens: int) -> None:
+    def _first_room(self, rows: int, tokens: int) -> tuple[int, int]:
+        """Rows and tokens to begin with: on a CPU as many as fit in memory that costs nothing yet."""
         rows, tokens = max(rows, ROWS), max(tokens, ROOM)
         if self.device.type == "cpu":
             size = sum(t.shape[1] * t.shape[3] * t.element_size() for layer in self.own for t in layer)
             while 2 * rows * tokens * size <= UNTOUCHED:
                 rows, tokens = (2 * rows, tokens) if rows <= tokens else (rows, 2 * tokens)
-        self.own = [LayerCache(*(_larger(t, rows, tokens, 0) for t in layer)) for layer in self.own]
+        return rows, tokens
 
     def fill(self, row: int, cache: Sequence[LayerCache]) -> None:
         """Set a row's first own tokens."""

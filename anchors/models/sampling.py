@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 from functools import cache
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,7 +66,7 @@ def next_token_odds(logits: Float[Tensor, "row vocabulary"], sampling: Sampling)
     edges = _edges(logits.shape[1])
     nodes = logits.new_empty(len(logits), int(edges[-1]))
     torch.softmax(logits / sampling.temperature, dim=-1, out=nodes[:, : edges[1]])
-    compiled = _compiled(nodes)
+    compiled = loops.loaded_for(nodes)
     if compiled is None:
         _sum_up(nodes, edges.tolist())
     else:
@@ -75,10 +74,6 @@ def next_token_odds(logits: Float[Tensor, "row vocabulary"], sampling: Sampling)
     if not bool(torch.isfinite(nodes[:, -1]).all()):
         raise ValueError("the model returned NaN or infinite logits; load it with dtype=torch.float32")
     return Odds(nodes, edges)
-
-
-def _compiled(nodes: Tensor) -> ModuleType | None:
-    return loops.loaded() if loops.suit(nodes) else None
 
 
 def _sum_up(nodes: Tensor, edges: list[int]) -> None:
@@ -142,7 +137,7 @@ def _descend(
     odds: Odds, rows: np.ndarray, streams: np.ndarray, steps: np.ndarray, first: int, margin: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Walk from the root to a token, the uniform of the lowest level having index `first`."""
-    compiled = _compiled(odds.nodes)
+    compiled = loops.loaded_for(odds.nodes)
     if compiled is not None:
         return compiled.descend(
             odds.nodes.numpy(), odds.edges, rows, streams, steps.astype(np.uint64), first, margin, ROUNDING
